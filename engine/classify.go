@@ -1,0 +1,121 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"usher/handlers"
+)
+
+// action is what is done with a delivery after an attempt.
+type action int
+
+const (
+	actDone     action = iota // the effect is there
+	actDrop                   // there was nothing to do
+	actAgain                  // wait here, then the next attempt
+	actDefer                  // wait outside, then come back
+	actDead                   // to the dead-letter queue
+	actHandBack               // leave it un-acked: the engine stops
+)
+
+// decision is an action with what it needs.
+type decision struct {
+	action  action
+	wait    time.Duration // of actAgain and actDefer
+	counted bool          // it was an attempt
+	outcome string        // for observers
+	fault   fault         // of actDead; detail also of the others that failed
+}
+
+// attempted is what classify judges: one attempt that ended.
+type attempted struct {
+	err      error
+	ended    int           // attempts that ended before this one
+	crashes  int           // plugin crashes before this one
+	age      time.Duration // since it was first due
+	stopping bool          // the engine cancelled it to stop
+	jitter   float64       // 0 to 1
+}
+
+// classify decides what becomes of a message after an attempt. Nothing else
+// decides that; settle acts on it.
+func classify(a attempted, t Type) decision {
+	o := handlers.OutcomeOf(a.err)
+	switch {
+	case o.Kind == handlers.Done:
+		return decision{action: actDone, counted: true, outcome: OutcomeDone}
+	case o.Kind == handlers.Dropped:
+		return decision{action: actDrop, counted: true, outcome: OutcomeDropped}
+	case errors.Is(a.err, ErrPluginLost):
+		return classifyCrash(a, o)
+	case o.Kind == handlers.Rejected:
+		return dead(permanentReason(o.Code), o.Err.Error())
+	case a.stopping:
+		return decision{action: actHandBack, outcome: OutcomeHandedBack}
+	case o.Kind == handlers.Deferred:
+		if a.age+o.After > t.MaxAge {
+			return dead(ReasonExhausted, fmt.Sprintf("the handler deferred it until it was older than maxAge (%v)", t.MaxAge))
+		}
+		return decision{action: actDefer, wait: o.After, outcome: OutcomeDeferred}
+	}
+	return classifyRetry(a, o, t)
+}
+
+func classifyRetry(a attempted, o handlers.Outcome, t Type) decision {
+	n := a.ended + 1
+	if n >= t.Attempts {
+		reason := ReasonExhausted
+		if o.Code == handlers.CodeTimeout {
+			reason = ReasonTimeout
+		}
+		return dead(reason, fmt.Sprintf("attempt %d of %d: %v", n, t.Attempts, o.Err))
+	}
+	d := decision{action: actAgain, counted: true, outcome: OutcomeRetried, wait: o.After, fault: fault{detail: o.Err.Error()}}
+	if d.wait == 0 {
+		d.wait = shortWait(t.Backoff, n, a.jitter)
+	}
+	if d.wait > MaxShortWait {
+		d.action = actDefer
+	}
+	return d
+}
+
+// classifyCrash: a crash is nobody's attempt, but a message that is in hand at
+// too many is taken out.
+func classifyCrash(a attempted, o handlers.Outcome) decision {
+	if a.crashes+1 >= maxCrashes {
+		return dead(ReasonCrashedPlugin, o.Err.Error())
+	}
+	if a.stopping {
+		return decision{action: actHandBack, outcome: OutcomeHandedBack}
+	}
+	return decision{action: actAgain, outcome: OutcomeCrashed, fault: fault{detail: o.Err.Error()}}
+}
+
+func dead(reason, detail string) decision {
+	return decision{
+		action: actDead, counted: true, outcome: OutcomeDeadLettered,
+		fault: fault{reason, handlers.OneLine(detail, MaxDetailBytes)},
+	}
+}
+
+// permanentReason keeps bad_follow_on, which plugin hosts answer, apart from
+// the codes of authors.
+func permanentReason(code string) string {
+	if code == ReasonBadFollowOn {
+		return ReasonBadFollowOn
+	}
+	return ReasonPermanent + code
+}
+
+// shortWait is the wait after the nth attempt: full jitter below a bound that
+// doubles from first up to MaxShortWait.
+func shortWait(first time.Duration, n int, jitter float64) time.Duration {
+	bound := first
+	for i := 1; i < n && bound < MaxShortWait; i++ {
+		bound *= 2
+	}
+	return time.Duration(jitter * float64(min(bound, MaxShortWait)))
+}

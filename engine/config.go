@@ -1,0 +1,148 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// Config is what an Engine is built from. Broker, Records and Handler are
+// required; the rest has defaults.
+type Config struct {
+	Broker   Broker
+	Records  Records
+	Handler  Handler
+	Notifier Notifier // nil: nobody is told
+	Observer Observer // nil: nobody observes
+	Log      zerolog.Logger
+
+	// Queue is where copies go back to. Default WorkQueue.
+	Queue string
+	// Slots is how many messages run at once, in all plugins together. Default 32.
+	Slots int
+	// Window is how many un-acked messages the broker gives us of each lane; it
+	// must be the Broker's own. Default 100.
+	Window int
+	// MaxBody is the longest body that is run, in bytes. Default 1 MiB.
+	MaxBody int
+	// Drain is how long Run lets handlers finish after its context ended. Default 10 s.
+	Drain time.Duration
+	// Types says how each type is run. A type without an entry is unknown.
+	Types map[string]Type
+	// UnknownTypeWait is how long a message of an unknown type waits before it
+	// is dead-lettered. Default 0: it is at once.
+	UnknownTypeWait time.Duration
+}
+
+// Type is how messages of one type are run.
+type Type struct {
+	// Priority replaces the message's own in the ready queue; nil keeps it.
+	Priority *int
+	// Timeout is how long one attempt may take. Default 30 s.
+	Timeout time.Duration
+	// Attempts is how often it is tried in all. Default 3.
+	Attempts int
+	// Backoff is the bound of the first wait between attempts; it doubles, to
+	// at most MaxShortWait. Default 200 ms.
+	Backoff time.Duration
+	// Delay is how long each message waits before its first attempt. Default 0.
+	Delay time.Duration
+	// MaxAge is how old a message may get by being deferred. Default 24 h.
+	MaxAge time.Duration
+}
+
+// Defaults of Config and Type.
+const (
+	DefaultSlots    = 32
+	DefaultWindow   = 100
+	DefaultMaxBody  = 1 << 20
+	DefaultDrain    = 10 * time.Second
+	DefaultTimeout  = 30 * time.Second
+	DefaultAttempts = 3
+	DefaultBackoff  = 200 * time.Millisecond
+	DefaultMaxAge   = 24 * time.Hour
+)
+
+// Times that are part of the design, not settings.
+const (
+	// MaxShortWait is the longest time a message waits in memory, un-acked.
+	MaxShortWait = 2 * time.Second
+	// MaxStep is the longest time a copy spends in the broker's scheduler; a
+	// longer wait takes several, so that an operator's change binds soon.
+	MaxStep = 30 * time.Second
+	// lookUpAge is how old a look-up may be when its message is picked.
+	lookUpAge = 5 * time.Second
+	// claimGrace is how long a claim outlives the attempt it is for.
+	claimGrace = 30 * time.Second
+	// finalTTL is how long the store remembers a finished message.
+	finalTTL = 7 * 24 * time.Hour
+	// maxCrashes is how many plugin crashes a message may be in hand at.
+	maxCrashes = 3
+	// lookUpBatch is how many ids one look-up asks for at the most.
+	lookUpBatch = 100
+	// lookUpsAtOnce is how many look-ups are under way at the most.
+	lookUpsAtOnce = 4
+	// settleGrace is how long, after the drain, records and broker may still
+	// take for what has run.
+	settleGrace = 5 * time.Second
+)
+
+func (c Config) withDefaults() Config {
+	c.Queue = orDefault(c.Queue, WorkQueue)
+	c.Slots = orDefault(c.Slots, DefaultSlots)
+	c.Window = orDefault(c.Window, DefaultWindow)
+	c.MaxBody = orDefault(c.MaxBody, DefaultMaxBody)
+	c.Drain = orDefault(c.Drain, DefaultDrain)
+	types := make(map[string]Type, len(c.Types))
+	for name, t := range c.Types {
+		t.Timeout = orDefault(t.Timeout, DefaultTimeout)
+		t.Attempts = orDefault(t.Attempts, DefaultAttempts)
+		t.Backoff = orDefault(t.Backoff, DefaultBackoff)
+		t.MaxAge = orDefault(t.MaxAge, DefaultMaxAge)
+		types[name] = t
+	}
+	c.Types = types
+	if c.Notifier == nil {
+		c.Notifier = nobody{}
+	}
+	if c.Observer == nil {
+		c.Observer = nobody{}
+	}
+	return c
+}
+
+// validate reports all that is wrong at once.
+func (c Config) validate() error {
+	var errs []error
+	if c.Broker == nil || c.Records == nil || c.Handler == nil {
+		errs = append(errs, errors.New("engine: Broker, Records and Handler are required"))
+	}
+	if c.Slots < 1 || c.Window < 1 || c.MaxBody < 1 || c.Drain < 0 || c.UnknownTypeWait < 0 {
+		errs = append(errs, errors.New("engine: Slots, Window and MaxBody must be positive, Drain and UnknownTypeWait not negative"))
+	}
+	for name, t := range c.Types {
+		if t.Priority != nil && (*t.Priority < 0 || *t.Priority >= Levels) {
+			errs = append(errs, fmt.Errorf("engine: type %q: priority %d is outside 0 to 9", name, *t.Priority))
+		}
+		if t.Timeout < 0 || t.Attempts < 0 || t.Backoff < 0 || t.Delay < 0 || t.MaxAge < 0 {
+			errs = append(errs, fmt.Errorf("engine: type %q: times and counts must not be negative", name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func orDefault[T comparable](v, def T) T {
+	var zero T
+	if v == zero {
+		return def
+	}
+	return v
+}
+
+// nobody is told and observes nothing.
+type nobody struct{}
+
+func (nobody) Notify([]Watcher, Status) {}
+func (nobody) Observe(Event)            {}

@@ -1,0 +1,86 @@
+package engine
+
+// What record writes do, for stores that can read a record and write it back in
+// one transaction. Stores that cannot express the same as conditions; the
+// conformance suite holds them to it.
+
+// guard is the condition that every record write has: not finished, and no
+// later hop. A dead message may be written by a later hop: it was redriven. A
+// record that does not exist is the zero Record, which any hop may write.
+func guard(r Record, hop int) bool {
+	if r.State == Dead {
+		return r.Hop < hop
+	}
+	return !r.State.Final() && r.Hop <= hop
+}
+
+// Allowed is the guard of a claim: that of every write, and due, and no live
+// claim but our own.
+func (c Claim) Allowed(r Record) bool {
+	return guard(r, c.Hop) && !r.Due.After(c.Now) &&
+		(r.Claim.Token == c.Mark.Token || !r.Claim.Live(c.Now))
+}
+
+// Apply is the record after an allowed claim.
+func (c Claim) Apply(r Record) Record {
+	r = seen(r, c.ID, c.Type, c.Digest, c.Priority)
+	if r.Claim.Token != c.Mark.Token {
+		r.Claims++
+	}
+	r.Claim, r.State, r.Hop, r.UpdatedAt = c.Mark, Processing, c.Hop, c.Now
+	return r
+}
+
+// Allowed is the guard of a write.
+func (c Change) Allowed(r Record) bool { return guard(r, c.Hop) }
+
+// Apply is the record after an allowed write.
+func (c Change) Apply(r Record) Record {
+	r = seen(r, c.ID, c.Type, c.Digest, c.Priority)
+	if c.TakeBack && r.Claim.Token != "" {
+		r.Claims--
+	}
+	r.Claim = ClaimMark{}
+	r.State, r.Hop, r.Token, r.Reason = c.State, c.NextHop, c.Token, c.Reason
+	r.Attempts, r.Redeliveries = c.Attempts, c.Redeliveries
+	if c.DueBy != ByNone {
+		r.Due, r.DueBy = c.Due, c.DueBy
+	}
+	if r.GatedAt.IsZero() {
+		r.GatedAt = c.Now // rule and header are not applied to what comes back
+	}
+	r.UpdatedAt, r.ExpiresAt = c.Now, c.ExpiresAt
+	return r
+}
+
+// Allowed is the guard of a gate: what is finished keeps its record.
+func (g Gate) Allowed(r Record) bool { return !r.State.Final() }
+
+// Apply is the record after the first sight of a message that has to wait. A
+// time that is there already stays.
+func (g Gate) Apply(r Record) Record {
+	r = seen(r, g.ID, g.Type, g.Digest, g.Priority)
+	if r.GatedAt.IsZero() {
+		r.GatedAt, r.UpdatedAt = g.Now, g.Now
+		if r.DueBy == ByNone {
+			r.Due, r.DueBy = g.Due, g.DueBy
+		}
+	}
+	return r
+}
+
+// seen fills in what a record lacks that was made before its message came, and
+// opens one that was redriven.
+func seen(r Record, id, typ, digest string, priority int) Record {
+	if r.State == Dead {
+		r.Reason, r.Attempts, r.Redeliveries = "", 0, 0
+	}
+	if r.Digest == "" {
+		r.Type, r.Digest, r.Priority = typ, digest, priority
+	}
+	if r.State == "" {
+		r.State = Queued
+	}
+	r.ID = id
+	return r
+}

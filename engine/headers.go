@@ -1,0 +1,72 @@
+package engine
+
+// Header names of the message contract. All are legal JMS names, so that a
+// producer needs nothing but its own STOMP or JMS client.
+const (
+	HeaderType        = "type"
+	HeaderCEType      = "cloudEvents_type"
+	HeaderPriority    = "priority"
+	HeaderID          = "usher_id"
+	HeaderCEID        = "cloudEvents_id"
+	HeaderNotBefore   = "usher_notBefore"
+	HeaderDelay       = "usher_delay"
+	HeaderExpires     = "expires"
+	HeaderContentType = "content-type"
+)
+
+// Headers of the broker, on what it delivers or schedules.
+const (
+	HeaderMessageID      = "message-id"
+	HeaderTimestamp      = "timestamp"
+	HeaderRedelivered    = "redelivered"
+	HeaderScheduledDelay = "AMQ_SCHEDULED_DELAY" // milliseconds
+	HeaderScheduledJob   = "scheduledJobId"
+)
+
+// Headers that only usher sets, on the copies it sends.
+const (
+	HeaderHop          = "usher_hop"
+	HeaderAttempts     = "usher_attempts"
+	HeaderRedeliveries = "usher_redeliveries"
+	HeaderQueuedAt     = "usher_queuedAt" // epoch milliseconds
+	HeaderExpiresAt    = "usher_expires"  // epoch milliseconds
+	HeaderOrigin       = "usher_origin"   // the queue it came from
+	HeaderParent       = "usher_parent"   // id of the message that emitted it
+)
+
+// Headers that only usher sets, on dead letters.
+const (
+	HeaderDeadReason    = "usher_deadReason"
+	HeaderDeadDetail    = "usher_deadDetail"    // one line, at most 1 KiB
+	HeaderFirstFailedAt = "usher_firstFailedAt" // RFC 3339
+)
+
+// Queue names.
+const (
+	WorkQueue = "usher.work"
+	DeadQueue = "usher.dead"
+)
+
+// Reason codes of dead letters; with permanent:<code> of the author's, the list is closed.
+const (
+	ReasonNoType        = "no_type"
+	ReasonUnknownType   = "unknown_type"
+	ReasonBadID         = "bad_id"
+	ReasonBadHeader     = "bad_header"
+	ReasonTooLarge      = "too_large"
+	ReasonExpired       = "expired"
+	ReasonIDConflict    = "id_conflict"
+	ReasonExhausted     = "exhausted"
+	ReasonTimeout       = "timeout"
+	ReasonCrashedPlugin = "crashed_plugin"
+	ReasonBadFollowOn   = "bad_follow_on"
+	ReasonPermanent     = "permanent:" // a prefix
+)
+
+// Limits of the contract.
+const (
+	MaxIDBytes     = 512
+	MaxDetailBytes = 1024
+	DefaultLevel   = 4
+	Levels         = 10
+)

@@ -1,0 +1,142 @@
+package engine
+
+import "time"
+
+// Times of the hold. The measurements behind them are in docs/decisions.md.
+const (
+	depthEvery     = time.Second             // how often depths are asked for
+	depthFresh     = 1500 * time.Millisecond // how old an answer may be
+	depthHurry     = 10 * time.Millisecond   // least time between questions while slots idle for order's sake
+	lateAfter      = 250 * time.Millisecond  // what waited longer came out of a backlog
+	lateFor        = 100 * time.Millisecond  // how long that says something of what follows
+	silentAfter    = 2 * time.Second         // a free window this long without a delivery is not behind
+	subscribeGrace = 300 * time.Millisecond  // to let every lane deliver after (re)subscribing
+)
+
+// lanes knows what the broker has in store for us, lane by lane, as far as it
+// can be known. The loop owns it.
+//
+// A window for each lane is not order enough: a fast handler empties the low
+// windows while the high lane is still full. So a level may be taken only
+// while no higher lane is behind.
+type lanes struct {
+	window    int
+	since     time.Time // of the session
+	level     [Levels]lane
+	unsorted  lane
+	statistic bool // the broker answers
+}
+
+type lane struct {
+	inHand    int       // delivered in this session and not acked
+	delivered int       // in this session
+	freeSince time.Time // the window has had a free place since
+	last      time.Time // the last delivery
+	lateAt    time.Time // the last delivery that had waited long
+
+	asked   time.Time // when the depth we know was asked for
+	waiting int       // what the broker still had then, less what came since
+	filled  bool      // the window was full since asked: there may be more than we know
+}
+
+func newLanes(window int) lanes { return lanes{window: window} }
+
+func (l *lanes) lane(i int) *lane {
+	if i < 0 || i >= Levels {
+		return &l.unsorted
+	}
+	return &l.level[i]
+}
+
+// reset begins a session: nothing is in hand, and nothing is known.
+func (l *lanes) reset(now time.Time) {
+	*l = lanes{window: l.window, since: now}
+	for i := range l.level {
+		l.level[i].freeSince, l.level[i].last = now, now
+	}
+}
+
+// deliveredOne notes a delivery that was queued at the given time, and says
+// whether it belongs to the first window of the session.
+func (l *lanes) deliveredOne(i int, queuedAt, now time.Time) (first bool) {
+	n := l.lane(i)
+	n.inHand++
+	n.delivered++
+	n.last = now
+	n.waiting = max(n.waiting-1, 0)
+	if now.Sub(queuedAt) > lateAfter {
+		n.lateAt = now
+	}
+	if n.inHand >= l.window {
+		n.filled = true
+	}
+	return n.delivered <= l.window
+}
+
+// ackedOne notes that a place in the window is free again.
+func (l *lanes) ackedOne(i int, now time.Time) {
+	n := l.lane(i)
+	if n.inHand >= l.window {
+		n.freeSince = now
+	}
+	n.inHand--
+}
+
+// depths takes the broker's answer to a question asked at d.At.
+func (l *lanes) depths(d Depths) {
+	l.statistic = true
+	for i, depth := range d.Lanes {
+		n := l.lane(i)
+		n.asked = d.At
+		n.waiting = max(depth.Size-depth.InFlight, 0)
+		n.filled = n.inHand >= l.window
+	}
+}
+
+// settled says whether every lane has had the time to deliver since the
+// session began.
+func (l *lanes) settled(now time.Time) bool {
+	if now.Sub(l.since) >= subscribeGrace {
+		return true
+	}
+	for i := range l.level {
+		if l.level[i].delivered == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// behind says whether lane i has a free place and, for all we know, the broker
+// has a message for it that we do not have.
+func (l *lanes) behind(i int, now time.Time) bool {
+	n := &l.level[i]
+	if n.inHand >= l.window {
+		return false // full of messages that may not run: it holds nobody
+	}
+	if now.Sub(later(n.last, n.freeSince)) >= silentAfter {
+		return false
+	}
+	if now.Sub(n.asked) < depthFresh && (n.waiting > 0 || n.filled) {
+		return true
+	}
+	return now.Sub(n.lateAt) < lateFor && n.asked.Before(n.lateAt)
+}
+
+// floor is the lowest level that may be taken now: that of the highest lane
+// that is behind.
+func (l *lanes) floor(now time.Time) int {
+	for i := Levels - 1; i > 0; i-- {
+		if l.behind(i, now) {
+			return i
+		}
+	}
+	return 0
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}

@@ -1,0 +1,420 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"usher/handlers"
+)
+
+// The life of a message, from top to bottom. What is named step by step here
+// runs in the loop, which owns all state; what has to wait for a store, a
+// broker or a handler runs beside it and comes back with e.do.
+//
+//	receive → look up → admit: due? → ready → start → run: claim, handle → classify → settle
+
+// receiveAll takes what the broker gives and hands it to the loop.
+func (e *Engine) receiveAll(ctx context.Context) error {
+	for {
+		batch, err := e.cfg.Broker.Receive(ctx)
+		if err != nil {
+			return err
+		}
+		e.do(func() { e.receive(batch) })
+	}
+}
+
+// receive takes a batch in hand.
+func (e *Engine) receive(batch Batch) {
+	now := time.Now()
+	if batch.Epoch != e.epoch {
+		e.newSession(batch.Epoch, now)
+	}
+	if e.draining {
+		return // un-acked, it will be delivered again
+	}
+	for _, d := range batch.Deliveries {
+		msg := understand(d, e.cfg.MaxBody, now)
+		first := e.lanes.deliveredOne(d.Lane, msg.queuedAt, now)
+		e.observe(Event{Kind: EventReceived, ID: msg.id, Type: msg.typ, Lane: d.Lane, Level: msg.priority, Hop: msg.hop})
+		e.takeInHand(&item{
+			msg: msg, delivery: d, attempts: msg.attempts, level: e.levelOf(msg),
+			mustClaim: first || d.Redelivered || msg.hop > 0, seenAt: msg.queuedAt,
+		})
+	}
+}
+
+// takeInHand begins an item's life, unless its id is in hand already: then it
+// is the same delivery again, a twin that has to wait, or another message.
+func (e *Engine) takeInHand(it *item) {
+	other := e.hand[it.key()]
+	switch {
+	case other == nil:
+		e.hand[it.key()] = it
+		e.enqueueLookUp(it)
+	case other.delivery.BrokerID == it.delivery.BrokerID && other.delivery.Epoch != it.delivery.Epoch:
+		other.delivery = it.delivery
+	case other.msg.digest != it.msg.digest || other.msg.typ != it.msg.typ:
+		e.settleConflict(it, other.msg.typ)
+	default:
+		other.twins = append(other.twins, it.delivery)
+	}
+}
+
+func (e *Engine) enqueueLookUp(it *item) {
+	it.stage = unseen
+	e.coming[it.level]++
+	e.unseen = append(e.unseen, it)
+}
+
+// lookUp asks the records for what has arrived: due? done? watched?
+func (e *Engine) lookUp() {
+	for len(e.unseen) > 0 && e.lookUps < lookUpsAtOnce && !e.draining {
+		if e.storeDown && (e.lookUps > 0 || time.Now().Before(e.retryStore)) {
+			return
+		}
+		batch := e.unseen[:min(len(e.unseen), lookUpBatch)]
+		e.unseen = e.unseen[len(batch):]
+		ids := make([]string, len(batch))
+		for i, it := range batch {
+			it.stage = asked
+			ids[i] = it.msg.id
+		}
+		e.lookUps++
+		e.spawn(func() {
+			found, err := e.cfg.Records.LookUp(e.storing, ids)
+			e.do(func() { e.lookedUp(batch, found, err) })
+		})
+	}
+}
+
+func (e *Engine) lookedUp(batch []*item, found Found, err error) {
+	e.lookUps--
+	e.storeAnswered(err)
+	for _, it := range batch {
+		e.coming[it.level]--
+		switch {
+		case it.gone || e.draining:
+		case err != nil:
+			e.enqueueLookUp(it)
+		default:
+			rec, exists := found.Records[it.msg.id]
+			e.admit(it, rec, exists, found.Now)
+		}
+	}
+}
+
+// admit decides what a message is to us, by its record: over, broken, early or
+// ready.
+func (e *Engine) admit(it *item, rec Record, exists bool, now time.Time) {
+	it.lookedUpAt = time.Now()
+	if exists {
+		it.watchers, it.claims = rec.Watchers, rec.Claims
+		if rec.State != Dead { // else it was redriven: attempts begin anew
+			it.attempts = max(it.attempts, rec.Attempts)
+		}
+		it.seenAt = orTime(rec.GatedAt, it.seenAt)
+		switch {
+		case rec.Digest != "" && (rec.Digest != it.msg.digest || rec.Type != it.msg.typ):
+			e.forget(it)
+			e.settleConflict(it, rec.Type)
+			return
+		case rec.Hop > it.msg.hop:
+			e.ackOnly(it, OutcomeStale)
+			return
+		case rec.State.Final() && !guard(rec, it.msg.hop):
+			e.ackOnly(it, OutcomeDuplicate)
+			return
+		}
+	}
+	typ, known := e.cfg.Types[it.msg.typ]
+	plugin, served := e.cfg.Handler.Plugin(it.msg.typ)
+	it.typ, it.plugin = typ, plugin
+	switch f := it.msg.fault; {
+	case f != nil:
+		e.kill(it, *f)
+	case it.expired(now):
+		e.kill(it, fault{ReasonExpired, "it was to be run before " + it.msg.expires.Format(time.RFC3339)})
+	case e.early(it, rec, now):
+	case !known || !served:
+		e.kill(it, fault{ReasonUnknownType, fmt.Sprintf("no plugin serves the type %q; add it under types: in the configuration", it.msg.typ)})
+	default:
+		e.makeReady(it)
+	}
+}
+
+// early says whether the message has to wait, and sees to it. The record's
+// time decides; rule and header give it one at first sight only.
+func (e *Engine) early(it *item, rec Record, now time.Time) bool {
+	due, by := rec.Due, rec.DueBy
+	if rec.GatedAt.IsZero() && by == ByNone {
+		wish, wishedBy := e.wish(it)
+		if wish.After(now) {
+			e.gate(it, wish, wishedBy, now)
+			return true
+		}
+	}
+	if !due.After(now) {
+		return false
+	}
+	if wait := due.Sub(now); wait <= MaxShortWait && e.mayWait(it) {
+		e.startWaiting(it, time.Now().Add(wait))
+		e.tell(it, Delayed, due)
+		return true
+	}
+	e.settle(it, decision{action: actDefer, wait: due.Sub(now), outcome: OutcomeDelayed})
+	return true
+}
+
+// wish is when the message, or the rule of its type, wants it to run.
+func (e *Engine) wish(it *item) (time.Time, DueBy) {
+	if !it.msg.notBefore.IsZero() {
+		return it.msg.notBefore, ByHeader
+	}
+	wait := it.typ.Delay
+	if _, known := e.cfg.Types[it.msg.typ]; !known {
+		wait = e.cfg.UnknownTypeWait
+	}
+	return toMillis(it.msg.queuedAt.Add(wait)), ByRule
+}
+
+// gate writes the wish down, once, and goes on with what the record says then.
+func (e *Engine) gate(it *item, due time.Time, by DueBy, now time.Time) {
+	it.stage = asked
+	g := Gate{ID: it.msg.id, Type: it.msg.typ, Digest: it.msg.digest, Priority: it.msg.priority, Due: due, DueBy: by, Now: now}
+	e.spawn(func() {
+		rec, err := e.cfg.Records.Gate(e.storing, g)
+		e.do(func() {
+			e.storeAnswered(err)
+			switch {
+			case it.gone || e.draining:
+			case err != nil:
+				e.enqueueLookUp(it)
+			default:
+				e.admit(it, rec, true, now)
+			}
+		})
+	})
+}
+
+func (e *Engine) makeReady(it *item) {
+	it.stage = ready
+	e.ready.push(it)
+}
+
+// dispatch starts messages, the highest level first, while there are slots:
+// never one while a higher one is being looked up, or waits in a lane that is
+// behind.
+func (e *Engine) dispatch(now time.Time) {
+	held := false
+	if !e.draining && !e.storeDown && e.epoch > 0 && e.lanes.settled(now) {
+		held = e.startReady(now)
+	}
+	if held && e.heldSince.IsZero() {
+		e.heldSince = now
+	}
+	if !held && !e.heldSince.IsZero() {
+		e.observe(Event{Kind: EventHeld, Wait: now.Sub(e.heldSince)})
+		e.heldSince = time.Time{}
+	}
+}
+
+// startReady says whether slots stay free although something is ready.
+func (e *Engine) startReady(now time.Time) (held bool) {
+	floor := e.lanes.floor(now)
+	credit := func(plugin string) bool { return e.cfg.Handler.Credit(plugin) > e.byPlugin[plugin] }
+	for level := Levels - 1; level >= floor; level-- {
+		for e.busy < e.cfg.Slots {
+			it := e.ready.pop(level, credit)
+			if it == nil {
+				break
+			}
+			e.start(it, now)
+		}
+		if e.busy >= e.cfg.Slots || e.coming[level] > 0 {
+			return false // none free, or higher ones are on their way
+		}
+	}
+	for level := floor - 1; level >= 0; level-- {
+		if e.ready.counts[level] > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// start gives a ready message a slot, if it still may run.
+func (e *Engine) start(it *item, now time.Time) {
+	switch {
+	case it.expired(now):
+		e.kill(it, fault{ReasonExpired, "it was to be run before " + it.msg.expires.Format(time.RFC3339)})
+		return
+	case now.Sub(it.lookedUpAt) > lookUpAge && it.attempts == it.msg.attempts && it.crashes == 0:
+		e.enqueueLookUp(it)
+		return
+	}
+	it.stage = running
+	e.busy++
+	e.byPlugin[it.plugin]++
+	e.observe(it.event(Event{Kind: EventStarted, Wait: max(now.Sub(it.waitingSince()), 0)}))
+	e.tell(it, Processing, time.Time{})
+	e.spawn(func() { e.run(it) })
+}
+
+// run takes a message through its handler, beside the loop.
+func (e *Engine) run(it *item) {
+	if it.mustClaim {
+		claimed, rec, err := e.claim(it)
+		if !claimed {
+			e.do(func() { e.notClaimed(it, rec, err) })
+			return
+		}
+	}
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(e.handling, it.typ.Timeout)
+	followOns, err := handlers.Run(ctx, e.cfg.Handler, it.attempt(), func(p handlers.Progress) {
+		e.do(func() { e.progressed(it, p) })
+	})
+	stopping := errors.Is(context.Cause(ctx), ErrStopping)
+	cancel()
+	took := time.Since(began)
+	d := classify(attempted{
+		err: err, ended: it.attempts, crashes: it.crashes, age: began.Sub(it.seenAt),
+		stopping: stopping, jitter: rand.Float64(),
+	}, it.typ)
+	e.do(func() { e.ran(it, d, followOns, took) })
+}
+
+// ran frees the slot and settles what the attempt came to.
+func (e *Engine) ran(it *item, d decision, emitted []handlers.FollowOn, took time.Duration) {
+	e.freeSlot(it)
+	now := time.Now()
+	if d.counted {
+		it.attempts++
+	}
+	e.observe(it.event(Event{Kind: EventRan, Run: took, Outcome: d.outcome, Reason: d.fault.reason, Attempt: it.attempts}))
+	if d.outcome == OutcomeCrashed {
+		it.crashes++
+	}
+	if d.fault.detail != "" && it.firstFailed.IsZero() {
+		it.firstFailed = now
+	}
+	if d.action == actAgain && it.delivery.Epoch != e.epoch {
+		e.forget(it) // its session is gone: the broker delivers it again
+		return
+	}
+	if d.action == actAgain && e.draining {
+		d.action = actHandBack
+	}
+	if d.action == actAgain && (d.wait == 0 || e.mayWait(it)) {
+		e.startWaiting(it, now.Add(d.wait))
+		e.tell(it, Retrying, now.Add(d.wait))
+		return
+	}
+	if d.action == actAgain {
+		d.action = actDefer
+	}
+	if d.action == actDone {
+		outs, f := it.msg.followOns(emitted, e.cfg.Queue, now)
+		if f != nil {
+			d = dead(f.reason, f.detail)
+		}
+		e.settle(it, d, outs...)
+		return
+	}
+	e.settle(it, d)
+}
+
+func (e *Engine) freeSlot(it *item) {
+	e.busy--
+	e.byPlugin[it.plugin]--
+}
+
+// claim takes the message for this delivery where it may not be the first.
+func (e *Engine) claim(it *item) (bool, Record, error) {
+	token := it.token
+	if token == "" {
+		token = e.token()
+	}
+	for {
+		now := time.Now()
+		rec, err := e.cfg.Records.Claim(e.storing, Claim{
+			ID: it.msg.id, Type: it.msg.typ, Digest: it.msg.digest, Priority: it.msg.priority, Hop: it.msg.hop,
+			Mark: ClaimMark{Token: token, BrokerID: it.delivery.BrokerID, Until: now.Add(it.typ.Timeout + claimGrace)}, Now: now,
+		})
+		if err == nil || errors.Is(err, ErrGuarded) && rec.Claim.Token == token && rec.Hop == it.msg.hop && !rec.State.Final() {
+			it.token, it.claims = token, rec.Claims
+			return true, rec, nil
+		}
+		ours := rec.Claim.BrokerID == it.delivery.BrokerID && strings.HasPrefix(rec.Claim.Token, e.instance+"-")
+		if !errors.Is(err, ErrGuarded) || !ours || rec.Claim.Token == token {
+			return false, rec, err
+		}
+		token = rec.Claim.Token // we made it, in a session that ended, and nobody runs it
+	}
+}
+
+// notClaimed goes by what the record says instead.
+func (e *Engine) notClaimed(it *item, rec Record, err error) {
+	e.freeSlot(it)
+	if it.delivery.Epoch != e.epoch || e.draining {
+		e.forget(it)
+		return
+	}
+	if !errors.Is(err, ErrGuarded) {
+		e.storeAnswered(err)
+		e.enqueueLookUp(it)
+		return
+	}
+	now := time.Now()
+	live := rec.Claim.Live(now) && rec.Hop == it.msg.hop && !rec.State.Final()
+	switch {
+	case live && rec.Claim.BrokerID == it.delivery.BrokerID:
+		// Another process had this delivery and may still be at it: look again,
+		// at the latest when its claim ends.
+		e.startWaiting(it, now.Add(min(rec.Claim.Until.Sub(now), MaxShortWait)))
+	case live:
+		e.ackOnly(it, OutcomeDuplicate) // a twin: the other delivery sees to it
+	default:
+		e.admit(it, rec, true, now)
+	}
+}
+
+// settle acts on a decision, beside the loop: publish the copies, write the
+// record, tell the watchers, ack last.
+func (e *Engine) settle(it *item, d decision, copies ...Outgoing) {
+	it.stage = settling
+	e.settling++
+	p := e.plan(it, d, copies, time.Now())
+	e.spawn(func() {
+		rec, err := e.carryOut(p)
+		e.do(func() { e.settled(it, p, rec, err) })
+	})
+}
+
+// settled ends an item's life in our hands.
+func (e *Engine) settled(it *item, p plan, rec Record, err error) {
+	e.settling--
+	switch {
+	case p.handBack || err != nil && !errors.Is(err, ErrGuarded):
+		e.forget(it) // un-acked: the broker delivers it again
+		e.observe(it.event(Event{Kind: EventSettled, Outcome: OutcomeHandedBack, Err: err}))
+		return
+	case err != nil:
+		e.ackOnly(it, OutcomeDuplicate) // somebody else finished it
+		return
+	}
+	if p.change.State != "" {
+		it.watchers = rec.Watchers
+		e.tell(it, p.change.State, p.until)
+	}
+	e.observe(it.event(Event{
+		Kind: EventSettled, Outcome: p.outcome, Reason: p.change.Reason, Until: p.until,
+		FollowOn: p.followOns,
+	}))
+	e.ack(it)
+}

@@ -1,0 +1,268 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"usher/handlers"
+)
+
+// plan is what settling one delivery takes, decided before anything is done.
+type plan struct {
+	copies    []Outgoing
+	change    Change // State "": the record belongs to another message and is left alone
+	until     time.Time
+	outcome   string
+	followOns int
+	handBack  bool
+}
+
+// plan turns a decision into copies and a record change.
+func (e *Engine) plan(it *item, d decision, copies []Outgoing, now time.Time) plan {
+	m := it.msg
+	m.attempts = it.attempts
+	p := plan{copies: copies, outcome: d.outcome, followOns: len(copies)}
+	p.change = Change{
+		ID: m.id, Type: m.typ, Digest: m.digest, Priority: m.priority, Hop: m.hop, NextHop: m.hop,
+		Token: e.token(), Attempts: it.attempts, Now: now,
+	}
+	switch d.action {
+	case actDone:
+		p.change.State, p.change.ExpiresAt = Done, now.Add(finalTTL)
+	case actDrop:
+		p.change.State, p.change.ExpiresAt = Cancelled, now.Add(finalTTL)
+	case actDead:
+		p.copies = []Outgoing{m.deadCopy(d.fault, e.cfg.Queue, it.firstFailed, now)}
+		p.change.State, p.change.Reason, p.change.NextHop = Dead, d.fault.reason, m.hop+1
+		p.followOns = 0
+	case actDefer, actAgain:
+		step := min(d.wait, MaxStep)
+		p.until = toMillis(now.Add(d.wait))
+		p.copies = []Outgoing{m.deferredCopy(e.cfg.Queue, now, step)}
+		p.change.State, p.change.NextHop = Delayed, m.hop+1
+		if d.outcome != OutcomeDelayed {
+			p.change.State, p.change.Due, p.change.DueBy = Retrying, p.until, ByRetry
+		}
+	case actHandBack:
+		p.handBack, p.followOns = true, 0
+		if it.token != "" {
+			p.change.State, p.change.TakeBack = Queued, true
+		}
+	}
+	return p
+}
+
+// carryOut publishes, then writes. It tries again until both have worked or
+// the engine has no more time; ErrGuarded comes with the record of whoever finished the message.
+func (e *Engine) carryOut(p plan) (Record, error) {
+	ctx := e.storing
+	for _, out := range p.copies {
+		if err := e.persist(ctx, "publish", func() error { return e.cfg.Broker.Publish(ctx, out) }); err != nil {
+			return Record{}, err
+		}
+	}
+	if p.change.State == "" {
+		return Record{}, nil
+	}
+	var rec Record
+	err := e.persist(ctx, "record", func() (err error) {
+		rec, err = e.cfg.Records.Write(ctx, p.change)
+		if errors.Is(err, ErrGuarded) && rec.Token == p.change.Token {
+			err = nil // our own write landed; its answer was lost
+		}
+		return err
+	})
+	return rec, err
+}
+
+// persist tries f until it works, its guard does not hold, or ctx ends.
+func (e *Engine) persist(ctx context.Context, what string, f func() error) error {
+	if err := f(); err == nil || errors.Is(err, ErrGuarded) {
+		return err
+	}
+	wait := backoff.NewExponentialBackOff()
+	wait.InitialInterval, wait.MaxInterval, wait.RandomizationFactor = 100*time.Millisecond, 5*time.Second, 0.5
+	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+		err := f()
+		if errors.Is(err, ErrGuarded) {
+			return struct{}{}, backoff.Permanent(err)
+		}
+		return struct{}{}, err
+	}, backoff.WithBackOff(wait), backoff.WithMaxElapsedTime(0), backoff.WithNotify(func(err error, next time.Duration) {
+		e.cfg.Log.Warn().Err(err).Str("step", what).Dur("again_in", next).Msg("settling has to wait")
+	}))
+	return err
+}
+
+// kill dead-letters a message that is not running.
+func (e *Engine) kill(it *item, f fault) {
+	if it.firstFailed.IsZero() {
+		it.firstFailed = time.Now()
+	}
+	e.settle(it, decision{action: actDead, outcome: OutcomeDeadLettered, fault: f})
+}
+
+// handBack takes the claim of a waiting message back.
+func (e *Engine) handBack(it *item) {
+	if it.stage == waiting {
+		e.stopWaiting(it)
+	}
+	e.settle(it, decision{action: actHandBack, outcome: OutcomeHandedBack})
+}
+
+// settleConflict dead-letters a message that has the id of another one. The
+// record, and the place in the table, belong to the other.
+func (e *Engine) settleConflict(it *item, otherType string) {
+	f := fault{ReasonIDConflict, "another message has the id " + it.msg.id + " and another body or type (" + otherType + ")"}
+	now := time.Now()
+	it.stage = settling
+	e.settling++
+	p := plan{
+		copies:  []Outgoing{it.msg.deadCopy(f, e.cfg.Queue, now, now)},
+		outcome: OutcomeDeadLettered, change: Change{Reason: f.reason},
+	}
+	e.spawn(func() {
+		_, err := e.carryOut(p)
+		e.do(func() { e.settled(it, p, Record{}, err) })
+	})
+}
+
+// ackOnly settles a delivery about which there is nothing left to do.
+func (e *Engine) ackOnly(it *item, outcome string) {
+	e.observe(it.event(Event{Kind: EventSettled, Outcome: outcome}))
+	e.ack(it)
+}
+
+// ack tells the broker, and lets go.
+func (e *Engine) ack(it *item) {
+	e.ackDelivery(it.delivery)
+	e.forget(it)
+}
+
+func (e *Engine) ackDelivery(d Delivery) {
+	if d.Epoch != e.epoch {
+		return
+	}
+	e.lanes.ackedOne(d.Lane, time.Now())
+	if err := e.cfg.Broker.Ack(d); err != nil {
+		e.cfg.Log.Warn().Err(err).Str("message_id", d.BrokerID).Msg("an ack was lost: the message will be delivered again")
+	}
+}
+
+// forget takes an item out of the table and looks at its twins anew.
+func (e *Engine) forget(it *item) {
+	it.gone = true
+	if e.hand[it.key()] == it {
+		delete(e.hand, it.key())
+	}
+	twins := it.twins
+	it.twins = nil
+	for _, d := range twins {
+		if d.Epoch != e.epoch || e.draining {
+			continue
+		}
+		msg := understand(d, e.cfg.MaxBody, time.Now())
+		e.takeInHand(&item{msg: msg, delivery: d, attempts: msg.attempts, level: e.levelOf(msg), mustClaim: true, seenAt: msg.queuedAt})
+	}
+}
+
+// newSession drops what has not run: the broker delivers it again. What runs,
+// or is being settled, goes on; its redelivery finds it in the table.
+func (e *Engine) newSession(epoch uint64, now time.Time) {
+	e.epoch = epoch
+	e.lanes.reset(now)
+	e.depthAsked = time.Time{}
+	e.observe(Event{Kind: EventSession, Epoch: epoch})
+	e.unseen = nil
+	for _, it := range e.hand {
+		it.twins = nil
+		switch it.stage {
+		case unseen:
+			e.coming[it.level]--
+			e.forget(it)
+		case asked:
+			e.forget(it)
+		case waiting:
+			e.stopWaiting(it)
+			e.forget(it)
+		case ready:
+			e.ready.remove(it)
+			e.forget(it)
+		case running, settling:
+		}
+	}
+}
+
+// storeAnswered notes whether the record table can be reached. While it
+// cannot, nothing is started.
+func (e *Engine) storeAnswered(err error) {
+	switch {
+	case err == nil && e.storeDown:
+		e.storeDown = false
+		e.observe(Event{Kind: EventStoreUp})
+		e.cfg.Log.Info().Msg("the record table answers again")
+	case err != nil && !e.draining:
+		if !e.storeDown {
+			e.observe(Event{Kind: EventStoreDown, Err: err})
+			e.cfg.Log.Error().Err(err).Msg("the record table does not answer: no message is started until it does")
+		}
+		e.storeDown = true
+		e.retryStore = time.Now().Add(500 * time.Millisecond)
+	}
+}
+
+// tell gives watchers the item's next status.
+func (e *Engine) tell(it *item, s State, next time.Time) {
+	status := it.status(s, time.Now())
+	if !next.IsZero() {
+		t := next.UTC()
+		status.NextAt = &t
+		it.last = status
+	}
+	if len(it.watchers) > 0 {
+		e.cfg.Notifier.Notify(it.watchers, status)
+	}
+}
+
+// progressed passes on what a handler said of its progress.
+func (e *Engine) progressed(it *item, p handlers.Progress) {
+	if it.stage != running {
+		return
+	}
+	status := it.status(Processing, time.Now())
+	status.Progress, status.Note = &p.Ratio, p.Note
+	it.last = status
+	if len(it.watchers) > 0 {
+		e.cfg.Notifier.Notify(it.watchers, status)
+	}
+}
+
+func (e *Engine) observe(ev Event) {
+	ev.At = time.Now()
+	e.cfg.Observer.Observe(ev)
+}
+
+// event fills in what an event says of the item.
+func (it *item) event(ev Event) Event {
+	ev.ID, ev.Type, ev.Plugin = it.msg.id, it.msg.typ, it.plugin
+	ev.Level, ev.Lane, ev.Hop, ev.Of = it.level, it.delivery.Lane, it.msg.hop, it.typ.Attempts
+	if ev.Attempt == 0 {
+		ev.Attempt = it.attempts
+		if ev.Kind == EventStarted {
+			ev.Attempt++
+		}
+	}
+	return ev
+}
+
+// attempt is the message as its handler gets it.
+func (it *item) attempt() *handlers.Message {
+	return &handlers.Message{
+		ID: it.msg.id, Type: it.msg.typ, Priority: it.msg.priority, Attempt: it.attempts + 1,
+		IdempotencyKey: it.msg.id, Headers: it.msg.authorHeaders(),
+		ContentType: orDefault(it.msg.headers[HeaderContentType], "application/json"), Body: it.msg.body,
+	}
+}
