@@ -1,0 +1,114 @@
+package engine
+
+import (
+	"testing"
+	"time"
+)
+
+// lanesAt is a session some time after its start, with statistics that said at
+// noon what each lane has waiting.
+func lanesAt(waiting map[int]int) *lanes {
+	l := newLanes(2)
+	l.reset(noon.Add(-time.Second))
+	d := Depths{At: noon, Lanes: map[int]Depth{}}
+	for i := range Levels {
+		d.Lanes[i] = Depth{Size: waiting[i]}
+	}
+	l.depths(d)
+	return &l
+}
+
+func TestNothingIsHeldWhenNothingIsBehind(t *testing.T) {
+	l := lanesAt(nil)
+	if floor := l.floor(noon); floor != 0 {
+		t.Errorf("floor %d, want 0", floor)
+	}
+}
+
+func TestALaneWithMoreInTheBrokerHoldsLowerLevels(t *testing.T) {
+	l := lanesAt(map[int]int{7: 1})
+	if floor := l.floor(noon); floor != 7 {
+		t.Errorf("floor %d, want 7", floor)
+	}
+	l.deliveredOne(7, noon, noon)
+	if floor := l.floor(noon); floor != 0 {
+		t.Errorf("after its last message came the floor is %d, want 0", floor)
+	}
+}
+
+func TestAFullWindowHoldsNobody(t *testing.T) {
+	l := lanesAt(map[int]int{7: 10})
+	l.deliveredOne(7, noon, noon)
+	l.deliveredOne(7, noon, noon)
+	if floor := l.floor(noon); floor != 0 {
+		t.Errorf("floor %d, want 0: the window of lane 7 is full", floor)
+	}
+	l.ackedOne(7, noon)
+	if floor := l.floor(noon); floor != 7 {
+		t.Errorf("floor %d, want 7: its window has a place and the broker has more", floor)
+	}
+}
+
+func TestAWindowThatWasFullMayHideMore(t *testing.T) {
+	l := lanesAt(nil) // the broker had nothing at noon
+	l.deliveredOne(5, noon, noon)
+	l.deliveredOne(5, noon, noon)
+	l.ackedOne(5, noon)
+	if floor := l.floor(noon); floor != 5 {
+		t.Errorf("floor %d, want 5 until the broker has been asked again", floor)
+	}
+	l.depths(Depths{At: noon, Lanes: map[int]Depth{5: {Size: 1, InFlight: 1}}})
+	if floor := l.floor(noon); floor != 0 {
+		t.Errorf("floor %d, want 0: the broker says that nothing more waits", floor)
+	}
+}
+
+func TestASilentLaneHoldsNobody(t *testing.T) {
+	l := lanesAt(map[int]int{7: 10})
+	l.depths(Depths{At: noon.Add(2 * time.Second), Lanes: map[int]Depth{7: {Size: 10}}})
+	if floor := l.floor(noon.Add(2 * time.Second)); floor != 0 {
+		t.Errorf("floor %d, want 0: nothing came for 2 s, whatever the depth says", floor)
+	}
+}
+
+func TestWithoutStatisticsOldMessagesTellOfMore(t *testing.T) {
+	l := newLanes(2)
+	l.reset(noon.Add(-time.Second))
+	l.deliveredOne(7, noon.Add(-time.Second), noon)
+	if floor := l.floor(noon.Add(99 * time.Millisecond)); floor != 7 {
+		t.Errorf("floor %d, want 7: what came had waited a second", floor)
+	}
+	if floor := l.floor(noon.Add(100 * time.Millisecond)); floor != 0 {
+		t.Errorf("floor %d after 100 ms, want 0", floor)
+	}
+	l.deliveredOne(7, noon.Add(time.Second-lateAfter), noon.Add(time.Second))
+	if floor := l.floor(noon.Add(time.Second)); floor != 0 {
+		t.Errorf("floor %d, want 0: what came had hardly waited", floor)
+	}
+}
+
+func TestAnAnswerOverridesOlderEvidence(t *testing.T) {
+	l := lanesAt(nil)
+	l.deliveredOne(7, noon.Add(-time.Minute), noon)
+	l.depths(Depths{At: noon.Add(time.Millisecond), Lanes: map[int]Depth{7: {Size: 1, InFlight: 1}}})
+	if floor := l.floor(noon.Add(2 * time.Millisecond)); floor != 0 {
+		t.Errorf("floor %d, want 0: the broker was asked after the old message came", floor)
+	}
+}
+
+func TestSettledOnceEveryLaneDeliveredOrTheGraceIsOver(t *testing.T) {
+	l := newLanes(2)
+	l.reset(noon)
+	if l.settled(noon.Add(299 * time.Millisecond)) {
+		t.Error("settled before any lane delivered and before 300 ms")
+	}
+	if !l.settled(noon.Add(300 * time.Millisecond)) {
+		t.Error("not settled after 300 ms")
+	}
+	for i := range Levels {
+		l.deliveredOne(i, noon, noon)
+	}
+	if !l.settled(noon) {
+		t.Error("not settled although every lane has delivered")
+	}
+}
