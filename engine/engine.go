@@ -31,8 +31,8 @@ type Engine struct {
 	lanes    lanes
 	hand     map[string]*item // by id
 	unseen   []*item
-	lookUps  int         // under way
-	coming   [Levels]int // items of the level between their arrival and admission
+	lookUps  int                    // under way
+	coming   [Levels]map[string]int // of a backlog, being looked up, by plugin
 	waiting  waitHeap
 	ready    readyQueue
 	busy     int // slots taken
@@ -65,12 +65,16 @@ func New(cfg Config) (*Engine, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	return &Engine{
+	e := &Engine{
 		cfg: cfg, instance: rand.Text()[:12],
 		calls: make(chan func()), stopped: make(chan struct{}),
 		hand: map[string]*item{}, byPlugin: map[string]int{}, share: map[shareKey]int{},
 		lanes: newLanes(cfg.Window),
-	}, nil
+	}
+	for i := range e.coming {
+		e.coming[i] = map[string]int{}
+	}
+	return e, nil
 }
 
 // Run works until ctx ends. Then it starts nothing new, lets what runs finish
@@ -117,8 +121,8 @@ func (e *Engine) loop(ctx context.Context, received <-chan error) error {
 		}
 		now := time.Now()
 		e.wake(now)
-		e.lookUp()
 		e.dispatch(now)
+		e.lookUp()
 		tick.Reset(e.pause(now))
 	}
 }

@@ -32,7 +32,8 @@ type Event struct {
 	Wait     time.Duration // in the broker and here, since it was last queued or due
 	Run      time.Duration // in the handler
 	Outcome  string        // see the Outcome constants
-	Reason   string        // a reason code, or an author's code
+	Reason   string        // a reason code of a dead letter
+	Detail   string        // one line on what failed
 	Until    time.Time     // of a wait
 	FollowOn int           // messages sent with it
 	Epoch    uint64

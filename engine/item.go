@@ -18,10 +18,12 @@ const (
 // goroutine which runs or settles it needs: those do not change meanwhile.
 type item struct {
 	msg      message
+	brokerID string
 	delivery Delivery // newest; a redelivery replaces it
 	twins    []Delivery
 	stage    stage
 	gone     bool      // the session ended before it ran: the broker delivers it again
+	late     bool      // it came out of a backlog
 	seenAt   time.Time // first, over all copies
 
 	// decided at admission
@@ -50,6 +52,16 @@ type item struct {
 // key is how the table of items in hand finds it.
 func (it *item) key() string { return it.msg.id }
 
+// claimFor asks for the message in the name of this delivery; with the token of
+// a claim that it has already, to renew that.
+func (it *item) claimFor(token string) Claim {
+	now := time.Now()
+	return Claim{
+		ID: it.msg.id, Type: it.msg.typ, Digest: it.msg.digest, Priority: it.msg.priority, Hop: it.msg.hop,
+		Mark: ClaimMark{Token: token, BrokerID: it.brokerID, Until: now.Add(it.typ.Timeout + claimGrace)}, Now: now,
+	}
+}
+
 // expired says whether it is too late to begin.
 func (it *item) expired(now time.Time) bool {
 	return !it.msg.expires.IsZero() && !now.Before(it.msg.expires)
@@ -67,6 +79,36 @@ func (e *Engine) levelOf(m message) int {
 		return *t.Priority
 	}
 	return m.priority
+}
+
+// newItem is a delivery at the beginning of its life in our hands.
+func (e *Engine) newItem(m message, d Delivery) *item {
+	it := &item{
+		msg: m, brokerID: d.BrokerID, delivery: d, attempts: m.attempts, seenAt: m.queuedAt,
+		level: e.levelOf(m), mustClaim: true,
+	}
+	it.plugin, _ = e.cfg.Handler.Plugin(m.typ)
+	return it
+}
+
+// comes counts an item that is looked up and came out of a backlog: lower
+// levels wait for those. Of messages that have just been sent, none is known
+// to be older than the one that would overtake it.
+func (e *Engine) comes(it *item, n int) {
+	if it.late {
+		e.coming[it.level][it.plugin] += n
+	}
+}
+
+// isComing says whether a message of the level is being looked up that could
+// take a slot now.
+func (e *Engine) isComing(level int, credit func(plugin string) bool) bool {
+	for plugin, n := range e.coming[level] {
+		if n > 0 && credit(plugin) {
+			return true
+		}
+	}
+	return false
 }
 
 // statusesPerClaim keeps the counters of a message's statuses apart that were

@@ -41,10 +41,10 @@ func (e *Engine) receive(batch Batch) {
 		msg := understand(d, e.cfg.MaxBody, now)
 		first := e.lanes.deliveredOne(d.Lane, msg.queuedAt, now)
 		e.observe(Event{Kind: EventReceived, ID: msg.id, Type: msg.typ, Lane: d.Lane, Level: msg.priority, Hop: msg.hop})
-		e.takeInHand(&item{
-			msg: msg, delivery: d, attempts: msg.attempts, level: e.levelOf(msg),
-			mustClaim: first || d.Redelivered || msg.hop > 0, seenAt: msg.queuedAt,
-		})
+		it := e.newItem(msg, d)
+		it.mustClaim = first || d.Redelivered || msg.hop > 0
+		it.late = now.Sub(msg.queuedAt) > lateAfter
+		e.takeInHand(it)
 	}
 }
 
@@ -67,7 +67,7 @@ func (e *Engine) takeInHand(it *item) {
 
 func (e *Engine) enqueueLookUp(it *item) {
 	it.stage = unseen
-	e.coming[it.level]++
+	e.comes(it, +1)
 	e.unseen = append(e.unseen, it)
 }
 
@@ -96,7 +96,7 @@ func (e *Engine) lookedUp(batch []*item, found Found, err error) {
 	e.lookUps--
 	e.storeAnswered(err)
 	for _, it := range batch {
-		e.coming[it.level]--
+		e.comes(it, -1)
 		switch {
 		case it.gone || e.draining:
 		case err != nil:
@@ -235,8 +235,8 @@ func (e *Engine) startReady(now time.Time) (held bool) {
 			}
 			e.start(it, now)
 		}
-		if e.busy >= e.cfg.Slots || e.coming[level] > 0 {
-			return false // none free, or higher ones are on their way
+		if e.busy >= e.cfg.Slots || e.isComing(level, credit) {
+			return false
 		}
 	}
 	for level := floor - 1; level >= 0; level-- {
@@ -261,30 +261,34 @@ func (e *Engine) start(it *item, now time.Time) {
 	e.busy++
 	e.byPlugin[it.plugin]++
 	e.observe(it.event(Event{Kind: EventStarted, Wait: max(now.Sub(it.waitingSince()), 0)}))
-	e.tell(it, Processing, time.Time{})
+	if !it.mustClaim {
+		e.tell(it, Processing, time.Time{})
+	}
 	e.spawn(func() { e.run(it) })
 }
 
 // run takes a message through its handler, beside the loop.
 func (e *Engine) run(it *item) {
 	if it.mustClaim {
-		claimed, rec, err := e.claim(it)
-		if !claimed {
+		token, rec, err := e.claim(it.claimFor(it.token))
+		if err != nil {
 			e.do(func() { e.notClaimed(it, rec, err) })
 			return
 		}
+		e.do(func() {
+			it.token, it.claims = token, rec.Claims
+			e.tell(it, Processing, time.Time{})
+		})
 	}
 	began := time.Now()
-	ctx, cancel := context.WithTimeout(e.handling, it.typ.Timeout)
-	followOns, err := handlers.Run(ctx, e.cfg.Handler, it.attempt(), func(p handlers.Progress) {
+	timed := handlers.Timeout(it.typ.Timeout, e.cfg.Handler)
+	followOns, err := handlers.Run(e.handling, timed, it.attempt(), func(p handlers.Progress) {
 		e.do(func() { e.progressed(it, p) })
 	})
-	stopping := errors.Is(context.Cause(ctx), ErrStopping)
-	cancel()
 	took := time.Since(began)
 	d := classify(attempted{
 		err: err, ended: it.attempts, crashes: it.crashes, age: began.Sub(it.seenAt),
-		stopping: stopping, jitter: rand.Float64(),
+		stopping: e.handling.Err() != nil, jitter: rand.Float64(),
 	}, it.typ)
 	e.do(func() { e.ran(it, d, followOns, took) })
 }
@@ -296,7 +300,7 @@ func (e *Engine) ran(it *item, d decision, emitted []handlers.FollowOn, took tim
 	if d.counted {
 		it.attempts++
 	}
-	e.observe(it.event(Event{Kind: EventRan, Run: took, Outcome: d.outcome, Reason: d.fault.reason, Attempt: it.attempts}))
+	e.observe(it.event(Event{Kind: EventRan, Run: took, Outcome: d.outcome, Reason: d.fault.reason, Detail: handlers.OneLine(d.fault.detail, MaxDetailBytes), Attempt: it.attempts}))
 	if d.outcome == OutcomeCrashed {
 		it.crashes++
 	}
@@ -308,7 +312,7 @@ func (e *Engine) ran(it *item, d decision, emitted []handlers.FollowOn, took tim
 		return
 	}
 	if d.action == actAgain && e.draining {
-		d.action = actHandBack
+		d.action, d.outcome = actHandBack, OutcomeHandedBack
 	}
 	if d.action == actAgain && (d.wait == 0 || e.mayWait(it)) {
 		e.startWaiting(it, now.Add(d.wait))
@@ -335,26 +339,23 @@ func (e *Engine) freeSlot(it *item) {
 }
 
 // claim takes the message for this delivery where it may not be the first.
-func (e *Engine) claim(it *item) (bool, Record, error) {
-	token := it.token
-	if token == "" {
-		token = e.token()
+// ErrGuarded comes with the record that tells why not.
+func (e *Engine) claim(c Claim) (token string, rec Record, err error) {
+	if c.Mark.Token == "" {
+		c.Mark.Token = e.token()
 	}
 	for {
-		now := time.Now()
-		rec, err := e.cfg.Records.Claim(e.storing, Claim{
-			ID: it.msg.id, Type: it.msg.typ, Digest: it.msg.digest, Priority: it.msg.priority, Hop: it.msg.hop,
-			Mark: ClaimMark{Token: token, BrokerID: it.delivery.BrokerID, Until: now.Add(it.typ.Timeout + claimGrace)}, Now: now,
-		})
-		if err == nil || errors.Is(err, ErrGuarded) && rec.Claim.Token == token && rec.Hop == it.msg.hop && !rec.State.Final() {
-			it.token, it.claims = token, rec.Claims
-			return true, rec, nil
+		rec, err = e.cfg.Records.Claim(e.storing, c)
+		guarded := errors.Is(err, ErrGuarded)
+		mine := rec.Claim.Token == c.Mark.Token && rec.Hop == c.Hop && !rec.State.Final()
+		switch {
+		case err == nil || guarded && mine: // it landed, if not now then before
+			return c.Mark.Token, rec, nil
+		case guarded && rec.Claim.BrokerID == c.Mark.BrokerID && rec.Claim.Token != c.Mark.Token && strings.HasPrefix(rec.Claim.Token, e.instance+"-"):
+			c.Mark.Token = rec.Claim.Token // ours, of a session that ended; nobody runs it
+		default:
+			return "", rec, err
 		}
-		ours := rec.Claim.BrokerID == it.delivery.BrokerID && strings.HasPrefix(rec.Claim.Token, e.instance+"-")
-		if !errors.Is(err, ErrGuarded) || !ours || rec.Claim.Token == token {
-			return false, rec, err
-		}
-		token = rec.Claim.Token // we made it, in a session that ended, and nobody runs it
 	}
 }
 
@@ -413,8 +414,8 @@ func (e *Engine) settled(it *item, p plan, rec Record, err error) {
 		e.tell(it, p.change.State, p.until)
 	}
 	e.observe(it.event(Event{
-		Kind: EventSettled, Outcome: p.outcome, Reason: p.change.Reason, Until: p.until,
-		FollowOn: p.followOns,
+		Kind: EventSettled, Outcome: p.outcome, Reason: p.change.Reason, Detail: p.detail,
+		Until: p.until, FollowOn: p.followOns,
 	}))
 	e.ack(it)
 }

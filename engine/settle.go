@@ -16,6 +16,7 @@ type plan struct {
 	change    Change // State "": the record belongs to another message and is left alone
 	until     time.Time
 	outcome   string
+	detail    string
 	followOns int
 	handBack  bool
 }
@@ -24,7 +25,7 @@ type plan struct {
 func (e *Engine) plan(it *item, d decision, copies []Outgoing, now time.Time) plan {
 	m := it.msg
 	m.attempts = it.attempts
-	p := plan{copies: copies, outcome: d.outcome, followOns: len(copies)}
+	p := plan{copies: copies, outcome: d.outcome, detail: d.fault.detail, followOns: len(copies)}
 	p.change = Change{
 		ID: m.id, Type: m.typ, Digest: m.digest, Priority: m.priority, Hop: m.hop, NextHop: m.hop,
 		Token: e.token(), Attempts: it.attempts, Now: now,
@@ -122,7 +123,7 @@ func (e *Engine) settleConflict(it *item, otherType string) {
 	e.settling++
 	p := plan{
 		copies:  []Outgoing{it.msg.deadCopy(f, e.cfg.Queue, now, now)},
-		outcome: OutcomeDeadLettered, change: Change{Reason: f.reason},
+		outcome: OutcomeDeadLettered, detail: f.detail, change: Change{Reason: f.reason},
 	}
 	e.spawn(func() {
 		_, err := e.carryOut(p)
@@ -164,8 +165,7 @@ func (e *Engine) forget(it *item) {
 		if d.Epoch != e.epoch || e.draining {
 			continue
 		}
-		msg := understand(d, e.cfg.MaxBody, time.Now())
-		e.takeInHand(&item{msg: msg, delivery: d, attempts: msg.attempts, level: e.levelOf(msg), mustClaim: true, seenAt: msg.queuedAt})
+		e.takeInHand(e.newItem(understand(d, e.cfg.MaxBody, time.Now()), d))
 	}
 }
 
@@ -181,7 +181,7 @@ func (e *Engine) newSession(epoch uint64, now time.Time) {
 		it.twins = nil
 		switch it.stage {
 		case unseen:
-			e.coming[it.level]--
+			e.comes(it, -1)
 			e.forget(it)
 		case asked:
 			e.forget(it)
