@@ -165,14 +165,13 @@ func (e *Engine) pause(now time.Time) time.Duration {
 
 func (e *Engine) askDepths(now time.Time) {
 	e.asking, e.depthAsked = true, now
-	epoch := e.epoch
 	e.spawn(func() {
 		ctx, cancel := context.WithTimeout(e.storing, 5*time.Second)
 		defer cancel()
 		depths, err := e.cfg.Broker.Depths(ctx)
 		e.do(func() {
 			e.asking = false
-			if err == nil && e.epoch == epoch {
+			if err == nil && e.epoch == depths.Epoch {
 				e.lanes.depths(depths)
 			}
 		})

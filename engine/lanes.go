@@ -20,16 +20,18 @@ const (
 // windows while the high lane is still full. So a level may be taken only
 // while no higher lane is behind.
 type lanes struct {
-	window    int
-	since     time.Time // of the session
-	level     [Levels]lane
-	unsorted  lane
-	statistic bool // the broker answers
+	window   int
+	since    time.Time // of the session
+	level    [Levels]lane
+	unsorted lane
+	came     uint64  // deliveries in this session
+	answer   *Depths // to be applied when what it counts as in flight has come
 }
 
 type lane struct {
 	inHand    int       // delivered in this session and not acked
 	delivered int       // in this session
+	leaving   int       // of those in hand, being settled: their places are as good as free
 	freeSince time.Time // the window has had a free place since
 	last      time.Time // the last delivery
 	lateAt    time.Time // the last delivery that had waited long
@@ -63,6 +65,7 @@ func (l *lanes) deliveredOne(i int, queuedAt, now time.Time) (first bool) {
 	n.inHand++
 	n.delivered++
 	n.last = now
+	l.came++
 	n.waiting = max(n.waiting-1, 0)
 	if now.Sub(queuedAt) > lateAfter {
 		n.lateAt = now
@@ -70,21 +73,44 @@ func (l *lanes) deliveredOne(i int, queuedAt, now time.Time) (first bool) {
 	if n.inHand >= l.window {
 		n.filled = true
 	}
+	if l.answer != nil && l.came >= l.answer.After {
+		l.depths(*l.answer)
+	}
 	return n.delivered <= l.window
 }
 
 // ackedOne notes that a place in the window is free again.
 func (l *lanes) ackedOne(i int, now time.Time) {
 	n := l.lane(i)
-	if n.inHand >= l.window {
-		n.freeSince = now
-	}
+	l.freed(n, now)
 	n.inHand--
 }
 
-// depths takes the broker's answer to a question asked at d.At.
+// leaves notes that a message in hand begins to be settled (+1), or no longer is (-1).
+func (l *lanes) leaves(i, by int, now time.Time) {
+	n := l.lane(i)
+	l.freed(n, now)
+	n.leaving += by
+}
+
+// freed is called before a place becomes free.
+func (l *lanes) freed(n *lane, now time.Time) {
+	if l.full(n) {
+		n.freeSince = now
+	}
+}
+
+// full says whether the window is taken by messages that have not run yet.
+func (l *lanes) full(n *lane) bool { return n.inHand-n.leaving >= l.window }
+
+// depths takes the broker's answer to a question asked at d.At, or keeps it
+// until the deliveries have come that were on their way before it.
 func (l *lanes) depths(d Depths) {
-	l.statistic = true
+	l.answer = nil
+	if l.came < d.After {
+		l.answer = &d
+		return
+	}
 	for i, depth := range d.Lanes {
 		n := l.lane(i)
 		n.asked = d.At
@@ -111,7 +137,7 @@ func (l *lanes) settled(now time.Time) bool {
 // has a message for it that we do not have.
 func (l *lanes) behind(i int, now time.Time) bool {
 	n := &l.level[i]
-	if n.inHand >= l.window {
+	if l.full(n) {
 		return false // full of messages that may not run: it holds nobody
 	}
 	if now.Sub(later(n.last, n.freeSince)) >= silentAfter {

@@ -112,3 +112,30 @@ func TestSettledOnceEveryLaneDeliveredOrTheGraceIsOver(t *testing.T) {
 		t.Error("not settled although every lane has delivered")
 	}
 }
+
+// With a slow store all of a lane's window was being settled: nothing of it
+// could run, and lower levels were let past the rest of the lane.
+func TestAWindowThatIsBeingSettledStillHoldsLowerLevels(t *testing.T) {
+	l := lanesAt(map[int]int{7: 10})
+	for range 2 {
+		l.deliveredOne(7, noon, noon)
+		l.leaves(7, +1, noon)
+	}
+	if floor := l.floor(noon); floor != 7 {
+		t.Errorf("floor %d, want 7: its window empties by itself, and the broker has more", floor)
+	}
+}
+
+// An answer overtook deliveries in the process, so that the last of a lane
+// were taken for the ones that the broker still had.
+func TestAnAnswerWaitsForTheDeliveriesThatCameBeforeIt(t *testing.T) {
+	l := lanesAt(map[int]int{7: 1})
+	l.depths(Depths{At: noon, After: 1, Lanes: map[int]Depth{7: {Size: 1, InFlight: 1}}})
+	if floor := l.floor(noon); floor != 7 {
+		t.Errorf("floor %d, want 7: the message that is in flight has not come yet", floor)
+	}
+	l.deliveredOne(7, noon, noon)
+	if floor := l.floor(noon); floor != 0 {
+		t.Errorf("floor %d, want 0: it has come", floor)
+	}
+}

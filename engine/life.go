@@ -58,6 +58,9 @@ func (e *Engine) takeInHand(it *item) {
 		e.enqueueLookUp(it)
 	case other.delivery.BrokerID == it.delivery.BrokerID && other.delivery.Epoch != it.delivery.Epoch:
 		other.delivery = it.delivery
+		if other.stage == settling {
+			e.leaves(other, +1)
+		}
 	case other.msg.digest != it.msg.digest || other.msg.typ != it.msg.typ:
 		e.settleConflict(it, other.msg.typ)
 	default:
@@ -390,6 +393,7 @@ func (e *Engine) notClaimed(it *item, rec Record, err error) {
 func (e *Engine) settle(it *item, d decision, copies ...Outgoing) {
 	it.stage = settling
 	e.settling++
+	e.leaves(it, +1)
 	p := e.plan(it, d, copies, time.Now())
 	e.spawn(func() {
 		rec, err := e.carryOut(p)
@@ -400,6 +404,7 @@ func (e *Engine) settle(it *item, d decision, copies ...Outgoing) {
 // settled ends an item's life in our hands.
 func (e *Engine) settled(it *item, p plan, rec Record, err error) {
 	e.settling--
+	e.leaves(it, -1)
 	switch {
 	case p.handBack || err != nil && !errors.Is(err, ErrGuarded):
 		e.forget(it) // un-acked: the broker delivers it again

@@ -66,6 +66,10 @@ type Outgoing struct {
 type Depths struct {
 	// At is when the question was asked, by our own clock.
 	At time.Time
+	// Epoch is the session it was asked in. The answer holds once the session's
+	// first After deliveries have been received: it counts those as in flight.
+	Epoch uint64
+	After uint64
 	// Lanes has an entry for each lane that the broker knows, Unsorted included.
 	Lanes map[int]Depth
 }

@@ -121,6 +121,7 @@ func (e *Engine) settleConflict(it *item, otherType string) {
 	now := time.Now()
 	it.stage = settling
 	e.settling++
+	e.leaves(it, +1)
 	p := plan{
 		copies:  []Outgoing{it.msg.deadCopy(f, e.cfg.Queue, now, now)},
 		outcome: OutcomeDeadLettered, detail: f.detail, change: Change{Reason: f.reason},
@@ -150,6 +151,13 @@ func (e *Engine) ackDelivery(d Delivery) {
 	e.lanes.ackedOne(d.Lane, time.Now())
 	if err := e.cfg.Broker.Ack(d); err != nil {
 		e.cfg.Log.Warn().Err(err).Str("message_id", d.BrokerID).Msg("an ack was lost: the message will be delivered again")
+	}
+}
+
+// leaves notes that settling an item of this session begins or ends.
+func (e *Engine) leaves(it *item, by int) {
+	if it.delivery.Epoch == e.epoch {
+		e.lanes.leaves(it.delivery.Lane, by, time.Now())
 	}
 }
 

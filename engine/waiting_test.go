@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
@@ -9,23 +10,30 @@ import (
 	"usher/handlers"
 )
 
-// times notes when each message ran.
-type times map[string]time.Duration
-
-func (x times) handler() handlers.HandlerFunc {
-	began := time.Time{}
-	return func(_ context.Context, m *handlers.Message) error {
-		if began.IsZero() {
-			began = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) // synctest's beginning
-		}
-		x[m.ID] = time.Since(began)
-		return nil
-	}
+// times notes when each message ran, counted from the beginning of the bubble.
+type times struct {
+	mu    sync.Mutex
+	began time.Time
+	ran   map[string]time.Duration
 }
 
-func (x times) want(t *testing.T, id string, from, to time.Duration) {
+func newTimes() *times {
+	// The time at which every synctest bubble begins (its package documentation).
+	return &times{began: time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC), ran: map[string]time.Duration{}}
+}
+
+func (x *times) handle(_ context.Context, m *handlers.Message) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.ran[m.ID] = time.Since(x.began)
+	return nil
+}
+
+func (x *times) want(t *testing.T, id string, from, to time.Duration) {
 	t.Helper()
-	at, ran := x[id]
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	at, ran := x.ran[id]
 	if !ran {
 		t.Errorf("%s has not run", id)
 	} else if at < from || at > to {
@@ -34,8 +42,8 @@ func (x times) want(t *testing.T, id string, from, to time.Duration) {
 }
 
 func TestTheDelayGate(t *testing.T) {
-	ran := times{}
-	run(t, ran.handler(), func(r *rig) {
+	ran := newTimes()
+	run(t, ran.handle, func(r *rig) {
 		now := time.Now()
 		r.send("rule", "late")
 		r.send("header", "late", engine.HeaderDelay, "20s")
@@ -62,8 +70,8 @@ func TestTheDelayGate(t *testing.T) {
 }
 
 func TestAnOperatorMovesAWaitingMessageEarlierAndLater(t *testing.T) {
-	ran := times{}
-	run(t, ran.handler(), func(r *rig) {
+	ran := newTimes()
+	run(t, ran.handle, func(r *rig) {
 		r.send("earlier", "a", engine.HeaderDelay, "1h")
 		r.send("later", "a", engine.HeaderDelay, "50s")
 		r.after(10 * time.Second)
@@ -80,8 +88,8 @@ func TestAnOperatorMovesAWaitingMessageEarlierAndLater(t *testing.T) {
 }
 
 func TestAnOperatorWhoComesFirstOverrulesRuleAndHeader(t *testing.T) {
-	ran := times{}
-	run(t, ran.handler(), func(r *rig) {
+	ran := newTimes()
+	run(t, ran.handle, func(r *rig) {
 		for _, id := range []string{"rule", "header"} {
 			if _, err := r.records.SetDue(context.Background(), id, time.Now().Add(30*time.Second)); err != nil {
 				t.Fatal(err)

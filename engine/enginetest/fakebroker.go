@@ -192,7 +192,7 @@ func (b *FakeBroker) Depths(ctx context.Context) (engine.Depths, error) {
 	case b.silent:
 		return engine.Depths{}, engine.ErrNoStatistics
 	}
-	depths := engine.Depths{At: time.Now(), Lanes: map[int]engine.Depth{}}
+	depths := engine.Depths{At: time.Now(), Epoch: b.sessions, Lanes: map[int]engine.Depth{}}
 	for i, l := range b.lanes {
 		depths.Lanes[i] = engine.Depth{Size: len(l.waiting) + len(l.inHand), InFlight: len(l.inHand)}
 	}

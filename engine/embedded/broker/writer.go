@@ -1,0 +1,118 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/go-stomp/stomp/v3/frame"
+
+	"usher/engine/stompframe"
+)
+
+// writeLoop writes what is in the outbox until that has ended or writing fails.
+// The interval of heart-beats comes with the handshake.
+func (c *conn) writeLoop(beats <-chan time.Duration) error {
+	w := stompframe.NewWriter(c.nc)
+	var every time.Duration
+	ticker := time.NewTicker(time.Hour)
+	defer ticker.Stop()
+	ticker.Stop()
+	wrote := false // since the last tick
+	for {
+		items, starved, ended := c.out.take()
+		if starved {
+			c.b.resume(c)
+		}
+		if len(items) > 0 {
+			if err := c.write(w, items); err != nil {
+				return err
+			}
+			wrote = true
+			continue
+		}
+		if ended {
+			return nil
+		}
+		select {
+		case <-c.out.wake:
+		case every = <-beats:
+			if every > 0 {
+				ticker.Reset(every / 3) // so that two ticks are within it
+			}
+		case <-ticker.C:
+			if !wrote {
+				if err := errors.Join(w.HeartBeat(), w.Flush()); err != nil {
+					return err
+				}
+			}
+			wrote = false
+		}
+	}
+}
+
+// resume hands out what was held back while the connection had no room.
+func (b *Broker) resume(c *conn) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, s := range c.subs {
+		b.touch(s.queue)
+	}
+	b.dispatchTouched()
+}
+
+// write sends items out, and settles the deliveries that need no ACK.
+func (c *conn) write(w *stompframe.Writer, items []outItem) error {
+	loaded, err := c.loadData(items)
+	if err != nil {
+		return err
+	}
+	var settled []*delivery
+	for _, item := range items {
+		f := item.frame
+		if d := item.d; d != nil {
+			data := d.m.data
+			if data == nil {
+				data = loaded[d.m.seq]
+			}
+			if d.gone.Load() || data == nil {
+				continue // it went back meanwhile
+			}
+			if f, err = c.b.messageFrame(d, data); err != nil {
+				return err
+			}
+			if d.sub.mode == ackAuto {
+				settled = append(settled, d)
+			}
+		}
+		if err := w.Write(f); errors.Is(err, stompframe.ErrMalformed) {
+			c.b.cfg.Log.Error().Err(err).Str("session", c.session).Msg("a frame that cannot be written was left out")
+		} else if err != nil {
+			return err
+		}
+		if f.Command == frame.CONNECTED {
+			w.SetVersion(c.version)
+		}
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if len(settled) > 0 {
+		c.b.sent(settled)
+	}
+	return nil
+}
+
+// loadData reads back what is not in memory of the deliveries in items.
+func (c *conn) loadData(items []outItem) (map[int64][]byte, error) {
+	var seqs []int64
+	for _, item := range items {
+		if item.d != nil && item.d.m.data == nil {
+			seqs = append(seqs, item.d.m.seq)
+		}
+	}
+	if len(seqs) == 0 {
+		return nil, nil
+	}
+	return c.b.store.load(context.Background(), seqs)
+}

@@ -1,0 +1,68 @@
+package live
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/coder/websocket"
+
+	"usher/engine"
+)
+
+// What a client can ask for.
+const (
+	actionSubscribe   = "subscribe"
+	actionUnsubscribe = "unsubscribe"
+)
+
+// The codes of error frames.
+const (
+	codeBadRequest  = "bad_request"
+	codeTooMany     = "too_many_subscriptions"
+	codeUnavailable = "unavailable"
+)
+
+// request is a frame from a client. Fields that it has besides are left to
+// other endpoints of the same protocol, which check a token.
+type request struct {
+	Action string `json:"action"`
+	ID     string `json:"id"`
+}
+
+// failure is a frame that tells a client what went wrong.
+type failure struct {
+	V       int    `json:"v"`
+	Error   string `json:"error"`
+	ID      string `json:"id,omitempty"`
+	Message string `json:"message"`
+}
+
+func newFailure(code, id, message string) failure {
+	return failure{V: engine.StatusVersion, Error: code, ID: id, Message: message}
+}
+
+// parse reads a client's frame; its error is for the client to read.
+func parse(typ websocket.MessageType, data []byte) (request, error) {
+	if typ != websocket.MessageText {
+		return request{}, errors.New(`send text frames, as in {"action":"subscribe","id":"order-7"}`)
+	}
+	var r request
+	if err := json.Unmarshal(data, &r); err != nil {
+		return request{}, fmt.Errorf(`this is not {"action":"subscribe","id":"order-7"}: %w`, err)
+	}
+	if r.Action != actionSubscribe && r.Action != actionUnsubscribe {
+		return request{}, fmt.Errorf("the action %.40q is not known; there are subscribe and unsubscribe", r.Action)
+	}
+	if !validID(r.ID) {
+		return request{}, fmt.Errorf("an id is 1 to %d printable ASCII bytes", engine.MaxIDBytes)
+	}
+	return r, nil
+}
+
+// validID says whether a message can have this id.
+func validID(id string) bool {
+	return id != "" && len(id) <= engine.MaxIDBytes &&
+		strings.IndexFunc(id, func(r rune) bool { return r < ' ' || r > '~' }) < 0
+}

@@ -1,0 +1,231 @@
+package records
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"usher/engine"
+)
+
+// Config says where the table is.
+type Config struct {
+	// Path is the SQLite file. It is made if it is not there; its directory
+	// must be. Required.
+	Path string
+	// Log is told what nobody else is: that expired records could not be deleted.
+	Log zerolog.Logger
+	// SweepEvery is how often expired records are deleted. Default
+	// DefaultSweepEvery.
+	SweepEvery time.Duration
+}
+
+// DefaultSweepEvery is the default of Config.SweepEvery.
+const DefaultSweepEvery = time.Minute
+
+// ErrClosed is returned by calls after Close.
+var ErrClosed = errors.New("records: the table is closed")
+
+// Records is a record table in a SQLite file. It is safe for concurrent use.
+// What its methods do is said by engine.Records and engine.Table.
+type Records struct {
+	cfg   Config
+	write *sql.DB // one connection, the writer's
+	read  *sql.DB // query only
+
+	ops       chan *op      // to the writer
+	closing   chan struct{} // closed by Close
+	closeOnce sync.Once
+	closeErr  error
+	writer    sync.WaitGroup
+}
+
+var (
+	_ engine.Records = (*Records)(nil)
+	_ engine.Table   = (*Records)(nil)
+)
+
+// Open opens the table, makes it if it is not there, and brings an older one up
+// to date. The caller closes it.
+func Open(cfg Config) (*Records, error) {
+	if cfg.Path == "" {
+		return nil, errors.New("records: Config.Path is required")
+	}
+	if cfg.SweepEvery <= 0 {
+		cfg.SweepEvery = DefaultSweepEvery
+	}
+	r := &Records{cfg: cfg, ops: make(chan *op), closing: make(chan struct{})}
+	var err error
+	if r.write, r.read, err = openFile(cfg.Path); err != nil {
+		return nil, fmt.Errorf("records: open %s: %w", cfg.Path, err)
+	}
+	w, err := newWriter(r)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("records: open %s: %w", cfg.Path, err), r.write.Close(), r.read.Close())
+	}
+	r.writer.Go(w.run)
+	return r, nil
+}
+
+// Close answers the calls that are under way, then lets go of the file. It is
+// idempotent; later calls of the other methods answer ErrClosed.
+func (r *Records) Close() error {
+	r.closeOnce.Do(func() {
+		close(r.closing)
+		r.writer.Wait()
+		// Readers first: the last connection to close empties the WAL.
+		r.closeErr = errors.Join(r.read.Close(), r.write.Close())
+	})
+	return r.closeErr
+}
+
+// Gate notes the first sight of a delayed message.
+func (r *Records) Gate(ctx context.Context, g engine.Gate) (engine.Record, error) {
+	return r.submit(ctx, g.ID, func(rec engine.Record, _ time.Time) (engine.Record, error) {
+		if !g.Allowed(rec) {
+			return rec, errUnchanged
+		}
+		return g.Apply(rec), nil
+	})
+}
+
+// Claim takes the message for one delivery.
+func (r *Records) Claim(ctx context.Context, c engine.Claim) (engine.Record, error) {
+	return r.submit(ctx, c.ID, func(rec engine.Record, _ time.Time) (engine.Record, error) {
+		if !c.Allowed(rec) {
+			return rec, engine.ErrGuarded
+		}
+		return c.Apply(rec), nil
+	})
+}
+
+// Write moves the record on.
+func (r *Records) Write(ctx context.Context, c engine.Change) (engine.Record, error) {
+	return r.submit(ctx, c.ID, func(rec engine.Record, _ time.Time) (engine.Record, error) {
+		if !c.Allowed(rec) {
+			return rec, engine.ErrGuarded
+		}
+		return c.Apply(rec), nil
+	})
+}
+
+// SetDue moves a message to another time in an operator's name. ErrFinished
+// comes with the record as it is.
+func (r *Records) SetDue(ctx context.Context, id string, due time.Time) (engine.Record, error) {
+	return r.submit(ctx, id, func(rec engine.Record, now time.Time) (engine.Record, error) {
+		if rec.State.Final() {
+			return rec, engine.ErrFinished
+		}
+		rec = orNew(rec, id, now)
+		rec.Due, rec.DueBy, rec.UpdatedAt = due, engine.ByOperator, now
+		return rec, nil
+	})
+}
+
+// Watch adds a watcher, or renews the one of the same connection.
+func (r *Records) Watch(ctx context.Context, id string, w engine.Watcher) (engine.Record, error) {
+	return r.submit(ctx, id, func(rec engine.Record, now time.Time) (engine.Record, error) {
+		rec = orNew(rec, id, now)
+		rec.Watchers = withWatcher(rec.Watchers, w)
+		return rec, nil
+	})
+}
+
+// Unwatch removes a watcher.
+func (r *Records) Unwatch(ctx context.Context, id, connection string) error {
+	_, err := r.submit(ctx, id, func(rec engine.Record, _ time.Time) (engine.Record, error) {
+		rest := withoutWatcher(rec.Watchers, connection)
+		if len(rest) == len(rec.Watchers) {
+			return rec, errUnchanged
+		}
+		rec.Watchers = rest
+		return rec, nil
+	})
+	return err
+}
+
+// LookUp reads the records of the ids that have one, as the last commit left them.
+func (r *Records) LookUp(ctx context.Context, ids []string) (engine.Found, error) {
+	now := time.Now().UTC()
+	found := engine.Found{Records: make(map[string]engine.Record, len(ids)), Now: now}
+	if len(ids) == 0 {
+		return found, nil
+	}
+	args := make([]any, len(ids))
+	for i, id := range ids {
+		args[i] = id
+	}
+	recs, err := r.query(ctx, now, selectAny+" WHERE id IN (?"+strings.Repeat(",?", len(ids)-1)+")", args...)
+	if err != nil {
+		return engine.Found{}, fmt.Errorf("records: look up %d ids: %w", len(ids), err)
+	}
+	for _, rec := range recs {
+		found.Records[rec.ID] = rec
+	}
+	return found, nil
+}
+
+// Record reads one record, as the last commit left it.
+func (r *Records) Record(ctx context.Context, id string) (engine.Record, error) {
+	recs, err := r.query(ctx, time.Now(), selectAny+" WHERE id = ?", id)
+	switch {
+	case err != nil:
+		return engine.Record{}, fmt.Errorf("records: read the record of %q: %w", id, err)
+	case len(recs) == 0:
+		return engine.Record{}, engine.ErrNotFound
+	}
+	return recs[0], nil
+}
+
+// Waiting lists the records in state delayed or retrying by the time they are due.
+func (r *Records) Waiting(ctx context.Context, after engine.Place, limit int) ([]engine.Record, error) {
+	if limit <= 0 {
+		return nil, nil
+	}
+	recs, err := r.query(ctx, time.Now(), selectAny+` WHERE state IN ('delayed', 'retrying') AND (due, id) > (?, ?)
+		ORDER BY due, id LIMIT ?`, toMillis(after.Due), after.ID, limit)
+	if err != nil {
+		return nil, fmt.Errorf("records: list what waits: %w", err)
+	}
+	return recs, nil
+}
+
+// query reads the records that are not expired.
+func (r *Records) query(ctx context.Context, now time.Time, query string, args ...any) ([]engine.Record, error) {
+	select {
+	case <-r.closing:
+		return nil, ErrClosed
+	default:
+	}
+	rows, err := r.read.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var recs []engine.Record
+	for rows.Next() {
+		rec, err := scan(rows)
+		if err != nil {
+			return nil, err
+		}
+		if !expired(rec, now) {
+			rec.Watchers = liveWatchers(rec.Watchers, now)
+			recs = append(recs, rec)
+		}
+	}
+	return recs, rows.Err()
+}
+
+// orNew is a record that was made before its message came, if there is none.
+func orNew(rec engine.Record, id string, now time.Time) engine.Record {
+	if rec.ID == "" {
+		rec = engine.Record{ID: id, State: engine.Queued, UpdatedAt: now}
+	}
+	return rec
+}

@@ -1,0 +1,120 @@
+package records
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+
+	_ "modernc.org/sqlite" // the driver "sqlite"
+)
+
+// migrations are what makes a file of version n one of version n+1. What is
+// there is never changed, only added to.
+var migrations = [...]string{
+	`CREATE TABLE records (
+		id              TEXT PRIMARY KEY,
+		type            TEXT NOT NULL,
+		digest          TEXT NOT NULL,
+		priority        INTEGER NOT NULL,
+		state           TEXT NOT NULL,
+		hop             INTEGER NOT NULL,
+		due             INTEGER NOT NULL, -- times: Unix milliseconds, 0 is not set
+		due_by          TEXT NOT NULL,
+		gated_at        INTEGER NOT NULL,
+		attempts        INTEGER NOT NULL,
+		redeliveries    INTEGER NOT NULL,
+		claim_token     TEXT NOT NULL,
+		claim_broker_id TEXT NOT NULL,
+		claim_until     INTEGER NOT NULL,
+		claims          INTEGER NOT NULL,
+		token           TEXT NOT NULL,
+		reason          TEXT NOT NULL,
+		watchers        TEXT NOT NULL,    -- JSON, '' is none
+		updated_at      INTEGER NOT NULL,
+		expires_at      INTEGER NOT NULL
+	) STRICT, WITHOUT ROWID;
+	CREATE INDEX records_waiting ON records (due, id) WHERE state IN ('delayed', 'retrying');
+	CREATE INDEX records_expiring ON records (expires_at) WHERE expires_at > 0;`,
+}
+
+const columns = `id, type, digest, priority, state, hop, due, due_by, gated_at, attempts, redeliveries,
+	claim_token, claim_broker_id, claim_until, claims, token, reason, watchers, updated_at, expires_at`
+
+const columnCount = 20
+
+const selectAny = `SELECT ` + columns + ` FROM records`
+
+// readers is how many look-ups the file answers at once.
+const readers = 4
+
+// openFile opens the writer's connection and the readers', and brings the
+// schema up to date. The first call makes a file that only its owner may read.
+func openFile(path string) (write, read *sql.DB, err error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := f.Close(); err != nil {
+		return nil, nil, err
+	}
+	if write, err = openDB(path, 1, "journal_mode(WAL)", "synchronous(FULL)", "wal_autocheckpoint(4000)", "cache_size(-32000)"); err != nil {
+		return nil, nil, err
+	}
+	if err := migrate(write); err != nil {
+		return nil, nil, errors.Join(err, write.Close())
+	}
+	if read, err = openDB(path, readers, "query_only(true)"); err != nil {
+		return nil, nil, errors.Join(err, write.Close())
+	}
+	return write, read, nil
+}
+
+// openDB opens up to n connections, which stay open. A process that finds the
+// file locked by another waits for it up to ten seconds.
+func openDB(path string, n int, pragmas ...string) (*sql.DB, error) {
+	query := url.Values{
+		"_txlock": {"immediate"},
+		"_pragma": append([]string{"busy_timeout(10000)"}, pragmas...),
+	}
+	db, err := sql.Open("sqlite", (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: query.Encode()}).String())
+	if err != nil {
+		return nil, err
+	}
+	db.SetMaxOpenConns(n)
+	db.SetMaxIdleConns(n)
+	return db, nil
+}
+
+// migrate does what is missing, in one transaction: of two processes that open
+// a new file, the second finds it made.
+func migrate(db *sql.DB) error {
+	ctx := context.Background()
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }() // after a commit it does nothing
+	var version int
+	if err := tx.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
+		return err
+	}
+	if version > len(migrations) {
+		return fmt.Errorf("the file has schema %d and this program knows schemas up to %d; open it with a newer program", version, len(migrations))
+	}
+	if version == len(migrations) {
+		return nil
+	}
+	for _, m := range migrations[version:] {
+		if _, err := tx.ExecContext(ctx, m); err != nil {
+			return fmt.Errorf("make schema %d of %d: %w", version+1, len(migrations), err)
+		}
+		version++
+	}
+	if _, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", version)); err != nil {
+		return err
+	}
+	return tx.Commit()
+}

@@ -1,0 +1,250 @@
+package records
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"usher/engine"
+)
+
+const (
+	// maxBatch is how many calls share a transaction at the most; it bounds how
+	// long the first of them waits.
+	maxBatch = 512
+	// insertRows is how many records one statement writes when there are enough.
+	insertRows = 32
+	// sweepBatch is how many expired records are deleted at once, so that a
+	// call does not wait long for it.
+	sweepBatch = 500
+)
+
+// errUnchanged is a change's answer that there is nothing to write.
+var errUnchanged = errors.New("unchanged")
+
+// op is one call that may write. The writer owns it until done is closed.
+type op struct {
+	ctx context.Context // of the caller
+	id  string
+	// change gets the record as it is (the zero Record if there is none) and
+	// gives it as it shall be; with an error, as it stays.
+	change func(rec engine.Record, now time.Time) (engine.Record, error)
+
+	rec  engine.Record
+	err  error
+	done chan struct{}
+}
+
+// submit hands a change to the writer and waits for its commit. A caller whose
+// ctx ends waits no longer; what he asked for may happen all the same.
+func (r *Records) submit(ctx context.Context, id string, change func(engine.Record, time.Time) (engine.Record, error)) (engine.Record, error) {
+	o := &op{ctx: ctx, id: id, change: change, done: make(chan struct{})}
+	select {
+	case r.ops <- o:
+	case <-r.closing:
+		return engine.Record{}, ErrClosed
+	case <-ctx.Done():
+		return engine.Record{}, fmt.Errorf("records: write the record of %q: %w", id, ctx.Err())
+	}
+	select {
+	case <-o.done:
+		return o.rec, o.err
+	case <-ctx.Done():
+		return engine.Record{}, fmt.Errorf("records: write the record of %q: %w", id, ctx.Err())
+	}
+}
+
+// writer is the one goroutine that writes.
+type writer struct {
+	*Records
+	insertOne, insertMany *sql.Stmt
+	sweep                 *sql.Stmt
+}
+
+func newWriter(r *Records) (*writer, error) {
+	w := &writer{Records: r}
+	row := "(?" + strings.Repeat(",?", columnCount-1) + ")"
+	insert := "INSERT OR REPLACE INTO records (" + columns + ") VALUES " + row
+	for _, s := range []struct {
+		stmt **sql.Stmt
+		text string
+	}{
+		{&w.insertOne, insert},
+		{&w.insertMany, insert + strings.Repeat(","+row, insertRows-1)},
+		{&w.sweep, `DELETE FROM records WHERE id IN
+			(SELECT id FROM records WHERE expires_at > 0 AND expires_at <= ? LIMIT ?)`},
+	} {
+		var err error
+		if *s.stmt, err = r.write.PrepareContext(context.Background(), s.text); err != nil {
+			return nil, err
+		}
+	}
+	return w, nil
+}
+
+// run works until Close; who has handed something over by then is answered.
+func (w *writer) run() {
+	tick := time.NewTicker(w.cfg.SweepEvery)
+	defer tick.Stop()
+	var more <-chan time.Time // the sweep is not through
+	for {
+		select {
+		case o := <-w.ops:
+			w.commit(w.gather(o))
+		case <-tick.C:
+			more = w.sweepSome()
+		case <-more:
+			more = w.sweepSome()
+		case <-w.closing:
+			return
+		}
+	}
+}
+
+// gather takes who else is there, and waits for nobody. Those whom the last
+// commit answered are about to come back: they get the processor first, else
+// every other transaction would be nearly empty (measured with 32 callers on
+// two cores: 18,000 writes/s without, 26,000 with it).
+func (w *writer) gather(first *op) []*op {
+	batch := []*op{first}
+	for range 2 {
+		runtime.Gosched()
+		batch = w.take(batch)
+	}
+	return batch
+}
+
+// take adds the calls that wait to be taken.
+func (w *writer) take(batch []*op) []*op {
+	for len(batch) < maxBatch {
+		select {
+		case o := <-w.ops:
+			batch = append(batch, o)
+		default:
+			return batch
+		}
+	}
+	return batch
+}
+
+// commit does a batch in one transaction and answers it.
+func (w *writer) commit(batch []*op) {
+	batch = slices.DeleteFunc(batch, func(o *op) bool { return o.ctx.Err() != nil }) // nobody waits for it
+	if len(batch) == 0 {
+		return
+	}
+	err := w.transact(batch)
+	for _, o := range batch {
+		switch {
+		case err != nil:
+			o.rec, o.err = engine.Record{}, fmt.Errorf("records: write the record of %q: %w", o.id, err)
+		case errors.Is(o.err, errUnchanged):
+			o.err = nil
+		}
+		o.rec.Watchers = slices.Clone(o.rec.Watchers) // the caller's own
+		close(o.done)
+	}
+}
+
+// transact has every change made on the record as it is now, by the changes
+// before it in the batch and by other processes. Without an error it is durable.
+func (w *writer) transact(batch []*op) error {
+	ctx := context.Background() // a batch belongs to no single caller
+	tx, err := w.write.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }() // after a commit it does nothing
+	now := time.Now()
+	recs, err := w.load(ctx, tx, batch, now)
+	if err != nil {
+		return err
+	}
+	changed := map[string]bool{}
+	for _, o := range batch {
+		o.rec, o.err = o.change(recs[o.id], now)
+		if o.err == nil {
+			o.rec = normal(o.rec, now)
+			recs[o.id] = o.rec
+			changed[o.id] = true
+		}
+	}
+	if len(changed) == 0 {
+		return nil
+	}
+	if err := w.store(ctx, tx, recs, changed); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+// load reads the records of a batch.
+func (w *writer) load(ctx context.Context, tx *sql.Tx, batch []*op, now time.Time) (map[string]engine.Record, error) {
+	args := make([]any, len(batch))
+	for i, o := range batch {
+		args[i] = o.id
+	}
+	rows, err := tx.QueryContext(ctx, selectAny+" WHERE id IN (?"+strings.Repeat(",?", len(args)-1)+")", args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	recs := make(map[string]engine.Record, len(batch))
+	for rows.Next() {
+		rec, err := scan(rows)
+		if err != nil {
+			return nil, err
+		}
+		if !expired(rec, now) {
+			rec.Watchers = liveWatchers(rec.Watchers, now)
+			recs[rec.ID] = rec
+		}
+	}
+	return recs, rows.Err()
+}
+
+// store writes the records that changed.
+func (w *writer) store(ctx context.Context, tx *sql.Tx, recs map[string]engine.Record, changed map[string]bool) error {
+	args := make([]any, 0, len(changed)*columnCount)
+	for id := range changed {
+		row, err := values(recs[id])
+		if err != nil {
+			return err
+		}
+		args = append(args, row...)
+	}
+	many, one := tx.StmtContext(ctx, w.insertMany), tx.StmtContext(ctx, w.insertOne)
+	for len(args) > 0 {
+		stmt, n := one, columnCount
+		if len(args) >= insertRows*columnCount {
+			stmt, n = many, insertRows*columnCount
+		}
+		if _, err := stmt.ExecContext(ctx, args[:n]...); err != nil {
+			return err
+		}
+		args = args[n:]
+	}
+	return nil
+}
+
+// sweepSome deletes some expired records. The channel it gives fires when it
+// should be called again; nil: at the next tick.
+func (w *writer) sweepSome() <-chan time.Time {
+	res, err := w.sweep.ExecContext(context.Background(), toMillis(time.Now()), sweepBatch)
+	if err != nil {
+		w.cfg.Log.Warn().Err(err).Str("path", w.cfg.Path).Msg("records: expired records could not be deleted; they will be tried again")
+		return nil
+	}
+	if n, err := res.RowsAffected(); err != nil || n < sweepBatch {
+		return nil
+	}
+	return time.After(sweepPause)
+}
+
+// sweepPause lets callers in between two batches of a sweep.
+const sweepPause = 10 * time.Millisecond

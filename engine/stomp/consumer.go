@@ -1,0 +1,93 @@
+package stomp
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-stomp/stomp/v3/frame"
+
+	"usher/engine"
+	"usher/engine/stomp/internal/session"
+)
+
+// consumer is one consuming session, with its epoch.
+type consumer struct {
+	*session.Session
+	epoch   uint64
+	queue   string
+	window  int
+	timeout time.Duration                   // for the broker to answer
+	inHand  [engine.Levels + 1]atomic.Int64 // by lane, Unsorted last: delivered and not acked
+	put     func(engine.Delivery)           // takes a delivery, at once
+	came    uint64                          // deliveries; the reader's
+	depths  depths
+}
+
+// subscribe subscribes every lane, highest first, and waits until the broker has
+// taken them all.
+func (c *consumer) subscribe(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, c.timeout, fmt.Errorf("no answer from the broker within %v", c.timeout))
+	defer cancel()
+	var asked []session.Pending
+	defer func() {
+		for _, p := range asked {
+			p.Drop()
+		}
+	}()
+	for _, lane := range lanes() {
+		p, err := c.Ask(ctx, subscribeFrame(laneID(lane), laneQueue(c.queue, lane), c.window))
+		if err != nil {
+			return err
+		}
+		asked = append(asked, p)
+	}
+	for i, p := range asked {
+		if err := p.Wait(ctx); err != nil {
+			return fmt.Errorf("subscribe %s: %w", laneQueue(c.queue, lanes()[i]), err)
+		}
+	}
+	return nil
+}
+
+// message takes a MESSAGE from the reader.
+func (c *consumer) message(f *frame.Frame, skipped int64) error {
+	id := f.Header.Get(frame.Subscription)
+	if id == depthsID {
+		c.depths.answer(f, c.came)
+		return nil
+	}
+	lane, ok := laneOf(id)
+	if !ok {
+		return fmt.Errorf("the broker sent a message for the subscription %q, which is not ours", id)
+	}
+	// A broker that does not keep to the window would fill our memory. It may
+	// count an ack later than we do, never earlier; the rest is slack.
+	if n := c.lane(lane).Add(1); n > int64(2*c.window+16) {
+		return fmt.Errorf("the broker does not keep to the window of %d: %d messages of %s are in hand", c.window, n, laneQueue(c.queue, lane))
+	}
+	d, err := deliveryOf(f, c.Version(), lane, skipped)
+	if err != nil {
+		return err
+	}
+	d.Epoch = c.epoch
+	c.came++
+	c.put(d)
+	return nil
+}
+
+func (c *consumer) lane(lane int) *atomic.Int64 {
+	if lane == engine.Unsorted {
+		lane = engine.Levels
+	}
+	return &c.inHand[lane]
+}
+
+// ack puts an ACK on its way. It waits only while the outbox is full, which
+// ends with the session.
+func (c *consumer) ack(d engine.Delivery) {
+	c.lane(d.Lane).Add(-1)
+	// An ack that is not sent is a redelivery: the session has ended.
+	_ = c.Send(context.Background(), ackFrame(c.Version(), laneID(d.Lane), d.Ack))
+}

@@ -1,0 +1,243 @@
+package stomp
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-stomp/stomp/v3/frame"
+
+	"usher/engine"
+	"usher/engine/stomp/internal/session"
+)
+
+const (
+	// depthsTimeout is how long the broker has to tell.
+	depthsTimeout = 2 * time.Second
+	// depthsPause is how long a broker that did not tell is not asked again:
+	// without the plugin, each question is a message in a queue that nobody reads.
+	depthsPause = time.Minute
+	// depthsExpiry takes such messages away.
+	depthsExpiry = 30 * time.Second
+
+	statisticsPrefix = "ActiveMQ.Statistics.Destination."
+	depthsQueue      = "/temp-queue/usher.depths"
+)
+
+// depths is what one session knows of ActiveMQ's statistics plugin, which tells
+// how much waits (activemq.apache.org, StatisticsPlugin).
+type depths struct {
+	turn       chan struct{} // capacity 1: one call at a time; it guards the next three
+	subscribed bool          // to the answers
+	calls      uint64
+	silent     time.Time // when the broker did not tell; zero: it did, or was not asked
+
+	mu      sync.Mutex // guards the rest
+	call    string     // the prefix of the correlation ids of the call that is under way
+	answers chan<- depthAnswer
+}
+
+type depthAnswer struct {
+	lane  int
+	depth engine.Depth
+	after uint64 // deliveries that came before it
+}
+
+// answer takes the broker's answer from the reader. What is no answer to the
+// call that is under way is ignored.
+func (d *depths) answer(f *frame.Frame, after uint64) {
+	call, id, ok := strings.Cut(f.Header.Get("correlation-id"), "/")
+	lane, isLane := laneOf(id)
+	depth, isDepth := parseDepth(f.Body)
+	if !ok || !isLane || !isDepth {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if call != d.call || d.answers == nil {
+		return
+	}
+	select {
+	case d.answers <- depthAnswer{lane, depth, after}:
+	default: // more answers than questions
+	}
+}
+
+// expect makes answers of the call go to the channel; a nil one ends it.
+func (d *depths) expect(call string, answers chan<- depthAnswer) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.call, d.answers = call, answers
+}
+
+// Depths asks the broker on the consuming session. It waits at most 2 s. The
+// answer has the lanes that the broker told of; if it told of none, the error is
+// [engine.ErrNoStatistics], and such a broker is asked again only after a
+// minute, or in the next session. Without a session there is another error.
+func (b *Broker) Depths(ctx context.Context) (engine.Depths, error) {
+	b.mu.Lock()
+	c := b.current
+	b.mu.Unlock()
+	if c == nil {
+		return engine.Depths{}, errors.New("stomp: depths: there is no session")
+	}
+	found, err := c.askDepths(ctx)
+	if err != nil {
+		return engine.Depths{}, fmt.Errorf("stomp: depths: %w", err)
+	}
+	return found, nil
+}
+
+func (c *consumer) askDepths(parent context.Context) (engine.Depths, error) {
+	select {
+	case c.depths.turn <- struct{}{}:
+		defer func() { <-c.depths.turn }()
+	case <-parent.Done():
+		return engine.Depths{}, parent.Err()
+	}
+	d := &c.depths
+	if !d.silent.IsZero() && time.Since(d.silent) < depthsPause {
+		return engine.Depths{}, engine.ErrNoStatistics
+	}
+	ctx, cancel := context.WithTimeout(parent, depthsTimeout)
+	defer cancel()
+	found := engine.Depths{At: time.Now(), Epoch: c.epoch, Lanes: map[int]engine.Depth{}}
+	err := c.collectDepths(ctx, &found)
+	switch {
+	case parent.Err() != nil:
+		return engine.Depths{}, parent.Err()
+	case c.Err() != nil:
+		return engine.Depths{}, c.Err()
+	case len(found.Lanes) > 0:
+		return found, nil
+	}
+	d.silent = time.Now()
+	return engine.Depths{}, fmt.Errorf("%w: %w", engine.ErrNoStatistics, err)
+}
+
+// collectDepths asks about every lane at once and fills found with the answers
+// that come until ctx or the session ends. The caller has the turn.
+func (c *consumer) collectDepths(ctx context.Context, found *engine.Depths) error {
+	d := &c.depths
+	if err := c.subscribeDepths(ctx); err != nil {
+		return err
+	}
+	d.calls++
+	call := strconv.FormatUint(d.calls, 10)
+	answers := make(chan depthAnswer, len(lanes())) // one for each question
+	d.expect(call, answers)
+	defer d.expect("", nil)
+	var asked []session.Pending
+	for _, lane := range lanes() {
+		p, err := c.Ask(ctx, depthFrame(call, c.queue, lane))
+		if err != nil {
+			return err
+		}
+		defer p.Drop()
+		asked = append(asked, p)
+	}
+	for len(found.Lanes) < len(asked) {
+		select {
+		case a := <-answers:
+			found.Lanes[a.lane], found.After = a.depth, a.after
+		case <-ctx.Done():
+			return refusal(asked)
+		case <-c.Done():
+			return c.Err()
+		}
+	}
+	return nil
+}
+
+// refusal is why no answer came: what the broker said of one of the questions.
+func refusal(asked []session.Pending) error {
+	for _, p := range asked {
+		if err := p.Refused(); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("no answer within %v; is statisticsBrokerPlugin in the broker's XML?", depthsTimeout)
+}
+
+// subscribeDepths subscribes the queue for the answers, once a session. The
+// caller has the turn.
+func (c *consumer) subscribeDepths(ctx context.Context) error {
+	if c.depths.subscribed {
+		return nil
+	}
+	err := c.Request(ctx, frame.New(frame.SUBSCRIBE,
+		frame.Id, depthsID, frame.Destination, depthsQueue, frame.Ack, "auto", "transformation", "jms-map-json"))
+	c.depths.subscribed = err == nil
+	return err
+}
+
+func depthFrame(call, queue string, lane int) *frame.Frame {
+	return frame.New(frame.SEND,
+		frame.Destination, destination(statisticsPrefix+laneQueue(queue, lane)),
+		"reply-to", depthsQueue,
+		"correlation-id", call+"/"+laneID(lane),
+		engine.HeaderExpires, strconv.FormatInt(time.Now().Add(depthsExpiry).UnixMilli(), 10),
+		frame.ContentLength, "0")
+}
+
+// parseDepth reads the answer, a JMS map in JSON: the flat {"size":5}, or as
+// ActiveMQ writes it {"map":{"entry":[{"string":"size","long":5}]}}.
+func parseDepth(body []byte) (engine.Depth, bool) {
+	decoder := json.NewDecoder(bytes.NewReader(body))
+	decoder.UseNumber()
+	var document any
+	if decoder.Decode(&document) != nil {
+		return engine.Depth{}, false
+	}
+	size, ok := findNumber(document, "size")
+	if !ok {
+		return engine.Depth{}, false
+	}
+	inFlight, _ := findNumber(document, "inflightCount")
+	return engine.Depth{Size: max(size, 0), InFlight: max(inFlight, 0)}, true
+}
+
+// findNumber finds the number that is named, as a member or as an entry.
+func findNumber(v any, name string) (int, bool) {
+	switch v := v.(type) {
+	case map[string]any:
+		if n, ok := number(v[name]); ok {
+			return n, true
+		}
+		if v["string"] == name { // an entry: the other member is its value
+			for key, value := range v {
+				if n, ok := number(value); ok && key != "string" {
+					return n, true
+				}
+			}
+			return 0, false
+		}
+		for _, value := range v {
+			if n, ok := findNumber(value, name); ok {
+				return n, true
+			}
+		}
+	case []any:
+		for _, value := range v {
+			if n, ok := findNumber(value, name); ok {
+				return n, true
+			}
+		}
+	}
+	return 0, false
+}
+
+func number(v any) (int, bool) {
+	text, ok := v.(json.Number)
+	if !ok {
+		return 0, false
+	}
+	n, err := text.Int64()
+	return int(n), err == nil
+}
