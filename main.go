@@ -1,4 +1,6 @@
 // Command usher is a priority message engine with pluggable handlers.
 package main
 
-func main() {}
+import "usher/cli"
+
+func main() { cli.Main() }

@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -32,11 +33,11 @@ func TestNoMessageStartsWhileAHigherOneWaits(t *testing.T) {
 	})
 	took := p.run(t, inProcess{h, 32, make(chan struct{}, 1)}, s, 8)
 	wrong, highest := 0, -1
-	for i := len(s.levels) - 1; i >= 0; i-- {
-		if s.levels[i] < highest {
+	for _, level := range slices.Backward(s.levels) {
+		if level < highest {
 			wrong++
 		}
-		highest = max(highest, s.levels[i])
+		highest = max(highest, level)
 	}
 	t.Logf("%d messages in %v (%.0f/s), slots idle for order's sake %v, out of order %d", len(s.levels), took.Round(time.Millisecond), n/took.Seconds(), s.held.Round(time.Millisecond), wrong)
 	if len(s.levels) != n || wrong != 0 {

@@ -142,6 +142,8 @@ func (p *pair) run(t testing.TB, h engine.Handler, s *starts, slots int) time.Du
 		t.Errorf("engine: %v", err)
 	}
 	endSession()
-	<-sessionEnded
+	if err := <-sessionEnded; err != nil {
+		t.Errorf("session: %v", err)
+	}
 	return took
 }

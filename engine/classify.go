@@ -48,6 +48,8 @@ func classify(a attempted, t Type) decision {
 		return decision{action: actDone, counted: true, outcome: OutcomeDone}
 	case o.Kind == handlers.Dropped:
 		return decision{action: actDrop, counted: true, outcome: OutcomeDropped}
+	case errors.Is(a.err, ErrPluginAway):
+		return decision{action: actAgain, outcome: OutcomeNotStarted}
 	case errors.Is(a.err, ErrPluginLost):
 		return classifyCrash(a, o)
 	case o.Kind == handlers.Rejected:

@@ -74,6 +74,10 @@ func TestClassify(t *testing.T) {
 			"the third crash is the last", attempted{err: lost, crashes: 2},
 			decision{action: actDead, counted: true, outcome: OutcomeDeadLettered, fault: fault{ReasonCrashedPlugin, "shop: the plugin process was lost"}},
 		},
+		{
+			"a plugin that is away costs nothing", attempted{err: fmt.Errorf("shop: %w", ErrPluginAway), ended: 2, crashes: 2},
+			decision{action: actAgain, outcome: OutcomeNotStarted},
+		},
 		{"stopping hands back", attempted{err: boom, ended: 2, stopping: true}, decision{action: actHandBack, outcome: OutcomeHandedBack}},
 		{"stopping hands a lost one back", attempted{err: lost, stopping: true}, decision{action: actHandBack, outcome: OutcomeHandedBack}},
 	}

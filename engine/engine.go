@@ -22,6 +22,7 @@ type Engine struct {
 	handling context.Context // of handlers; ends when the time to drain is over
 	storing  context.Context // of records and broker; ends a grace later
 
+	started chan struct{} // closed when Run has begun
 	calls   chan func()   // for the loop to do
 	stopped chan struct{} // closed when the loop has ended
 	work    sync.WaitGroup
@@ -35,7 +36,8 @@ type Engine struct {
 	coming   [Levels]map[string]int // of a backlog, being looked up, by plugin
 	waiting  waitHeap
 	ready    readyQueue
-	busy     int // slots taken
+	busy     int         // slots taken
+	byLevel  [Levels]int // of them, by level
 	byPlugin map[string]int
 	settling int
 	share    map[shareKey]int // items that wait here
@@ -67,7 +69,7 @@ func New(cfg Config) (*Engine, error) {
 	}
 	e := &Engine{
 		cfg: cfg, instance: rand.Text()[:12],
-		calls: make(chan func()), stopped: make(chan struct{}),
+		started: make(chan struct{}), calls: make(chan func()), stopped: make(chan struct{}),
 		hand: map[string]*item{}, byPlugin: map[string]int{}, share: map[shareKey]int{},
 		lanes: newLanes(cfg.Window),
 	}
@@ -84,6 +86,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	var stopHandling, stopStoring context.CancelCauseFunc
 	e.handling, stopHandling = context.WithCancelCause(context.WithoutCancel(ctx))
 	e.storing, stopStoring = context.WithCancelCause(context.WithoutCancel(ctx))
+	close(e.started)
 	intake, stopIntake := context.WithCancel(ctx)
 	defer stopIntake()
 
@@ -187,8 +190,14 @@ func (e *Engine) do(f func()) {
 	}
 }
 
-// ask has the loop call f and waits for it; false if the loop has ended.
+// ask has the loop call f and waits for it; false if the loop has not begun or
+// has ended.
 func (e *Engine) ask(f func()) bool {
+	select {
+	case <-e.started:
+	default:
+		return false
+	}
 	done := make(chan struct{})
 	e.do(func() { f(); close(done) })
 	select {
@@ -201,11 +210,7 @@ func (e *Engine) ask(f func()) bool {
 
 // spawn runs f beside the loop; Run does not return before it has ended.
 func (e *Engine) spawn(f func()) {
-	e.work.Add(1)
-	go func() {
-		defer e.work.Done()
-		f()
-	}()
+	e.work.Go(f)
 }
 
 // drain lets what runs finish, gives claims back, and returns when nothing of
@@ -278,11 +283,12 @@ func (e *Engine) mayWait(it *item) bool {
 
 // View is a look at the engine as it is now.
 type View struct {
-	Epoch     uint64      // of the session; 0: none
-	Ready     [Levels]int // messages that may run, by level
-	Running   map[string]int
-	InHand    int // messages delivered and not settled
-	Floor     int // the lowest level that may be taken now
+	Epoch     uint64         // of the session; 0: none
+	Ready     [Levels]int    // messages that may run, by level
+	Running   [Levels]int    // messages that have a slot, by level
+	ByPlugin  map[string]int // the same, by plugin
+	InHand    int            // messages delivered and not settled
+	Floor     int            // the lowest level that may be taken now
 	StoreDown bool
 	Draining  bool
 }
@@ -292,12 +298,12 @@ func (e *Engine) View() (View, bool) {
 	var v View
 	ok := e.ask(func() {
 		v = View{
-			Epoch: e.epoch, Ready: e.ready.counts, InHand: len(e.hand), Running: map[string]int{},
+			Epoch: e.epoch, Ready: e.ready.counts, InHand: len(e.hand), Running: e.byLevel, ByPlugin: map[string]int{},
 			Floor: e.lanes.floor(time.Now()), StoreDown: e.storeDown, Draining: e.draining,
 		}
 		for plugin, n := range e.byPlugin {
 			if n > 0 {
-				v.Running[plugin] = n
+				v.ByPlugin[plugin] = n
 			}
 		}
 	})
@@ -323,7 +329,7 @@ func (e *Engine) InHand(id string) (Status, bool) {
 // Watch adds a watcher to a message in hand, and tells him where it is. The
 // record has the watcher already; without this he would wait for the next step.
 func (e *Engine) Watch(id string, w Watcher) {
-	e.do(func() {
+	e.ask(func() {
 		it := e.hand[id]
 		if it == nil {
 			return

@@ -139,9 +139,12 @@ func (r *rig) send(id, typ string, headers ...string) {
 	r.broker.Send(engine.Outgoing{Queue: engine.WorkQueue, Headers: h, Body: []byte(`{"id":"` + id + `"}`)})
 }
 
+// pass lets the bubble's time pass.
+func pass(d time.Duration) { <-time.After(d) }
+
 // after lets time pass, and everything that can happen in it.
 func (r *rig) after(d time.Duration) {
-	time.Sleep(d)
+	pass(d)
 	synctest.Wait()
 }
 
@@ -235,7 +238,7 @@ func TestHighestLevelFirst(t *testing.T) {
 	var order []int
 	h := func(_ context.Context, m *handlers.Message) error {
 		order = append(order, m.Priority)
-		time.Sleep(time.Millisecond)
+		pass(time.Millisecond)
 		return nil
 	}
 	run(t, h, func(r *rig) {
@@ -260,7 +263,7 @@ func TestATypesPriorityReplacesTheMessages(t *testing.T) {
 	var order []string
 	h := func(_ context.Context, m *handlers.Message) error {
 		order = append(order, m.Type)
-		time.Sleep(time.Millisecond)
+		pass(time.Millisecond)
 		return nil
 	}
 	nine := 9
@@ -392,7 +395,7 @@ func TestAHandlerThatIgnoresItsTimeIsNotRunBesideItself(t *testing.T) {
 	h := func(context.Context, *handlers.Message) error {
 		running++
 		most = max(most, running)
-		time.Sleep(5 * time.Second) // its time is one second
+		pass(5 * time.Second) // its time is one second
 		running--
 		return errors.New("late")
 	}
@@ -451,7 +454,7 @@ func TestTheSameIDWithAnotherBodyIsAConflict(t *testing.T) {
 			var bodies []string
 			h := func(_ context.Context, m *handlers.Message) error {
 				bodies = append(bodies, string(m.Body))
-				time.Sleep(time.Second)
+				pass(time.Second)
 				return nil
 			}
 			run(t, h, func(r *rig) {
@@ -477,7 +480,7 @@ func TestTheSameMessageTwiceHasOneEffect(t *testing.T) {
 	for _, wait := range []time.Duration{0, 5 * time.Second} {
 		t.Run(wait.String()+" apart", func(t *testing.T) {
 			effects := 0
-			h := func(context.Context, *handlers.Message) error { effects++; time.Sleep(time.Second); return nil }
+			h := func(context.Context, *handlers.Message) error { effects++; pass(time.Second); return nil }
 			run(t, h, func(r *rig) {
 				r.send("1", "a")
 				r.after(wait)

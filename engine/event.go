@@ -8,8 +8,8 @@ type EventKind int
 // The steps that an Observer is told of.
 const (
 	EventReceived  EventKind = iota // a delivery came from the broker
-	EventStarted                    // an attempt began; Wait is set
-	EventRan                        // an attempt ended; Run, Outcome and Reason are set
+	EventStarted                    // a message got a slot; Wait is set
+	EventRan                        // its slot is free again; Run, Outcome and Reason are set
 	EventSettled                    // the delivery is settled; Outcome is set
 	EventSession                    // the broker session came (Epoch > 0) or went (0)
 	EventHeld                       // a slot idled for order's sake; Wait is how long
@@ -52,5 +52,6 @@ const (
 	OutcomeDuplicate    = "duplicate"     // the same message was finished before
 	OutcomeStale        = "stale"         // a later copy exists
 	OutcomeCrashed      = "crashed"       // the plugin process died with it
+	OutcomeNotStarted   = "not_started"   // there was no plugin process to take it, or another engine has it
 	OutcomeHandedBack   = "handed_back"   // the engine stopped: the broker delivers it again
 )

@@ -1,5 +1,7 @@
 package engine
 
+import "time"
+
 // What record writes do, for stores that can read a record and write it back in
 // one transaction. Stores that cannot express the same as conditions; the
 // conformance suite holds them to it.
@@ -73,7 +75,7 @@ func (g Gate) Apply(r Record) Record {
 // opens one that was redriven.
 func seen(r Record, id, typ, digest string, priority int) Record {
 	if r.State == Dead {
-		r.Reason, r.Attempts, r.Redeliveries = "", 0, 0
+		r.Reason, r.Attempts, r.Redeliveries, r.ExpiresAt = "", 0, 0, time.Time{}
 	}
 	if r.Digest == "" {
 		r.Type, r.Digest, r.Priority = typ, digest, priority

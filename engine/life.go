@@ -263,6 +263,7 @@ func (e *Engine) start(it *item, now time.Time) {
 	it.stage = running
 	e.busy++
 	e.byPlugin[it.plugin]++
+	e.byLevel[it.level]++
 	e.observe(it.event(Event{Kind: EventStarted, Wait: max(now.Sub(it.waitingSince()), 0)}))
 	if !it.mustClaim {
 		e.tell(it, Processing, time.Time{})
@@ -339,6 +340,7 @@ func (e *Engine) ran(it *item, d decision, emitted []handlers.FollowOn, took tim
 func (e *Engine) freeSlot(it *item) {
 	e.busy--
 	e.byPlugin[it.plugin]--
+	e.byLevel[it.level]--
 }
 
 // claim takes the message for this delivery where it may not be the first.
@@ -365,6 +367,7 @@ func (e *Engine) claim(c Claim) (token string, rec Record, err error) {
 // notClaimed goes by what the record says instead.
 func (e *Engine) notClaimed(it *item, rec Record, err error) {
 	e.freeSlot(it)
+	e.observe(it.event(Event{Kind: EventRan, Outcome: OutcomeNotStarted}))
 	if it.delivery.Epoch != e.epoch || e.draining {
 		e.forget(it)
 		return

@@ -54,7 +54,7 @@ func understand(d Delivery, maxBody int, now time.Time) message {
 		}
 	}
 	if id := either(h, HeaderID, HeaderCEID); id != "" {
-		if printable(id) {
+		if ValidID(id) {
 			m.id = id
 		} else {
 			blame(ReasonBadID, "%s is %d bytes, %q…; it must be 1 to %d printable ASCII bytes", HeaderID, len(id), id[:min(len(id), 40)], MaxIDBytes)
@@ -174,8 +174,10 @@ func either(h map[string]string, name, other string) string {
 	return h[other]
 }
 
-func printable(id string) bool {
-	if len(id) > MaxIDBytes {
+// ValidID says whether id can be that of a message: 1 to [MaxIDBytes] printable
+// ASCII bytes.
+func ValidID(id string) bool {
+	if id == "" || len(id) > MaxIDBytes {
 		return false
 	}
 	return strings.IndexFunc(id, func(r rune) bool { return r < ' ' || r > '~' }) < 0
@@ -197,7 +199,7 @@ func millisText(t time.Time) string { return strconv.FormatInt(t.UnixMilli(), 10
 // belong to the broker, or to the way that the first copy came. (A message that
 // still has its scheduledJobId is sent at once, and expires is moved by the
 // broker with each delay: tried on ActiveMQ 5.17.2.)
-var notCopied = map[string]bool{ //nolint:gochecknoglobals // a constant set
+var notCopied = map[string]bool{
 	HeaderMessageID: true, HeaderTimestamp: true, HeaderRedelivered: true, HeaderExpires: true,
 	HeaderScheduledDelay: true, HeaderScheduledJob: true, "AMQ_SCHEDULED_PERIOD": true,
 	"AMQ_SCHEDULED_REPEAT": true, "AMQ_SCHEDULED_CRON": true,

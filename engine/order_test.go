@@ -3,6 +3,7 @@ package engine_test
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -29,11 +30,11 @@ func (e *events) started() []int {
 // starts later in the list, had not: all of them were there from the beginning.
 func inversions(started []int) (n int) {
 	highest := -1 // of those that start later
-	for i := len(started) - 1; i >= 0; i-- {
-		if started[i] < highest {
+	for _, level := range slices.Backward(started) {
+		if level < highest {
 			n++
 		}
-		highest = max(highest, started[i])
+		highest = max(highest, level)
 	}
 	return n
 }
@@ -41,7 +42,7 @@ func inversions(started []int) (n int) {
 // backlog runs an engine on n mixed messages that wait.
 func backlog(t *testing.T, n int, work time.Duration, statistics bool) (started []int, took time.Duration) {
 	t.Helper()
-	h := func(context.Context, *handlers.Message) error { time.Sleep(work); return nil }
+	h := func(context.Context, *handlers.Message) error { pass(work); return nil }
 	run(t, h, func(r *rig) {
 		r.stop()
 		r.broker.SetStatistics(statistics)

@@ -160,7 +160,8 @@ type Handler interface {
 	// HandleMessage runs one attempt and returns when the message is not
 	// running any more, which can be after ctx has ended: a plugin is cancelled
 	// first and its process killed if that does not help. ErrPluginLost (wrapped)
-	// says that the process died with the message in hand.
+	// says that the process died with the message in hand, ErrPluginAway that
+	// none had it.
 	handlers.Handler
 	// Plugin names the plugin that serves the type; false if none does.
 	Plugin(typ string) (string, bool)
@@ -175,6 +176,10 @@ type Handler interface {
 // ErrPluginLost says that a plugin's process ended, or could not be reached,
 // while it had the message. It is nobody's attempt.
 var ErrPluginLost = errors.New("the plugin process was lost")
+
+// ErrPluginAway says that there was no process to take the message, or none
+// with a free place: nothing was started.
+var ErrPluginAway = errors.New("the plugin is not ready")
 
 // Observer is told of each step for metrics, logs and displays. Observe never blocks.
 type Observer interface {

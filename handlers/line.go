@@ -11,22 +11,22 @@ import (
 // cut, and broken UTF-8 is replaced.
 func OneLine(s string, limit int) string {
 	var b strings.Builder
-	space := true // swallow leading blanks
+	blank := ""
 	for _, r := range s {
 		if unicode.IsControl(r) || unicode.IsSpace(r) || r == '\u2028' || r == '\u2029' {
-			if !space {
-				b.WriteByte(' ')
+			if b.Len() > 0 {
+				blank = " "
 			}
-			space = true
 			continue
 		}
-		space = false
-		if b.Len()+utf8.RuneLen(r) > limit {
+		if b.Len()+len(blank)+utf8.RuneLen(r) > limit {
 			return cut(b.String(), limit)
 		}
+		b.WriteString(blank)
 		b.WriteRune(r)
+		blank = ""
 	}
-	return strings.TrimRight(b.String(), " ")
+	return b.String()
 }
 
 // cut shortens s, which is valid UTF-8 of at most limit bytes, so that the

@@ -25,15 +25,23 @@ func Recover(h Handler) Handler {
 // for: running it twice at once would be worse.
 func Timeout(d time.Duration, h Handler) Handler {
 	return HandlerFunc(func(ctx context.Context, m *Message) error {
-		ctx, cancel := context.WithTimeout(ctx, d)
+		over := &timeoutError{d}
+		ctx, cancel := context.WithTimeoutCause(ctx, d, over)
 		defer cancel()
 		err := h.HandleMessage(ctx, m)
-		if err == nil || ctx.Err() == nil {
+		if err == nil || context.Cause(ctx) != error(over) { //nolint:errorlint // this very one
 			return err
 		}
-		if o := OutcomeOf(err); o.Kind != Retry || o.Code != "" || o.After > 0 {
+		if o := OutcomeOf(err); o.Kind != Retry || o.Code != "" && o.Code != CodeTimeout || o.After > 0 {
 			return err // it knew better
 		}
-		return failure(CodeTimeout, fmt.Errorf("stopped after %v: %w", d, err))
+		return failure(CodeTimeout, fmt.Errorf("%w: %w", over, err))
 	})
 }
+
+// timeoutError is the cause with which Timeout cancels. It is a
+// context.DeadlineExceeded for those who ask.
+type timeoutError struct{ after time.Duration }
+
+func (e *timeoutError) Error() string        { return fmt.Sprintf("stopped after %v", e.after) }
+func (e *timeoutError) Is(target error) bool { return target == context.DeadlineExceeded } //nolint:errorlint // as Is is defined

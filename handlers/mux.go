@@ -14,9 +14,12 @@ type Mux struct {
 	routes map[string]Handler // guarded by mu
 }
 
-// Handle registers f for messages of the type typ. It panics if the type is
-// empty or taken: that is a mistake in the program, seen when it starts.
+// Handle registers f for messages of the type typ. It panics if f is nil
+// or the type is empty or taken: that is a mistake in the program, seen when it starts.
 func (x *Mux) Handle(typ string, f func(ctx context.Context, m *Message) error) {
+	if f == nil {
+		panic(fmt.Sprintf("handlers: the handler of the type %q is nil", typ))
+	}
 	x.Register(typ, HandlerFunc(f))
 }
 

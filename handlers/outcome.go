@@ -109,11 +109,10 @@ func OutcomeOf(err error) Outcome {
 	if err == nil {
 		return Outcome{Kind: Done}
 	}
-	var a *answer
-	if errors.As(err, &a) {
+	if a, ok := errors.AsType[*answer](err); ok {
 		o := a.outcome
-		if o.Err != nil && error(a) != err {
-			o.Err = err
+		if o.Err != nil {
+			o.Err = words{err.Error(), o.Err}
 		}
 		return o
 	}
@@ -161,6 +160,15 @@ func (a *answer) Error() string {
 }
 
 func (a *answer) Unwrap() error { return a.outcome.Err }
+
+// words is a cause in the words of whoever wrapped the answer.
+type words struct {
+	text string
+	err  error
+}
+
+func (w words) Error() string { return w.text }
+func (w words) Unwrap() error { return w.err }
 
 func orElse(err error, text string) error {
 	if err != nil {

@@ -77,7 +77,9 @@ func account(ctx context.Context, records Lookups, sent, seen []string) (Account
 				a.Cancelled++
 			case engine.Delayed, engine.Retrying:
 				a.Waiting++
-			default: // queued, processing, or no record yet
+			case engine.Queued, engine.Processing:
+				a.Open = append(a.Open, id)
+			default: // no record yet
 				a.Open = append(a.Open, id)
 			}
 		}

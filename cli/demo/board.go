@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"usher/engine"
+	"usher/handlers"
 )
 
 // Board notes what happens to each level and type. It is an engine.Observer,
@@ -114,6 +115,14 @@ func (b *Board) both(ev engine.Event, f func(*tally)) {
 		b.types[ev.Type] = t
 	}
 	f(t)
+}
+
+// Write takes log lines into the news.
+func (b *Board) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.note(engine.Event{At: time.Now()}, handlers.OneLine(string(p), 1000))
+	return len(p), nil
 }
 
 func (b *Board) note(ev engine.Event, text string) {

@@ -2,6 +2,7 @@ package demo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"sync"
@@ -70,7 +71,7 @@ func (p *Player) Run(ctx context.Context) error {
 		})
 	}
 	wg.Wait()
-	if cause := context.Cause(ctx); cause != nil && ctx.Err() != cause {
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(ctx.Err(), cause) {
 		return cause
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -70,7 +71,7 @@ func (b *Board) table(f Facts) []string {
 		}
 		waiting := "?"
 		if f.Waiting != nil {
-			waiting = fmt.Sprint(max(f.Waiting[level]-t.Running, 0))
+			waiting = strconv.Itoa(max(f.Waiting[level]-t.Running, 0))
 		}
 		lines = append(lines, fmt.Sprintf("%5d  %7s  %7d  %6d  %7d  %7d  %5d  %9s  %7s",
 			level, waiting, t.Running, t.Done, t.Retried, t.Delayed, t.Dead, short(t.quantile(.5)), short(t.quantile(.99))))
@@ -141,7 +142,7 @@ func (b *Board) Summary(w io.Writer) error {
 	s.WriteString("LEVEL       " + head)
 	for level := engine.Levels - 1; level >= 0; level-- {
 		if t := &b.levels[level]; t.Received > 0 || t.Done > 0 {
-			row(fmt.Sprint(level), t)
+			row(strconv.Itoa(level), t)
 		}
 	}
 	s.WriteString("\nTYPE        " + head)

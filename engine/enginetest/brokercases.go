@@ -2,13 +2,11 @@ package enginetest
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"maps"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	gostomp "github.com/go-stomp/stomp/v3"
@@ -47,6 +45,7 @@ func brokerCases() []brokerCase {
 		{"HeadersRoundTrip", nil, headersRoundTrip},
 		{"BodyBytesRoundTrip", nil, bodyBytesRoundTrip},
 		{"TooLargeBodyIsMarked", nil, tooLargeBodyIsMarked},
+		{"OddHeadersEndNoSession", nil, oddHeadersEndNoSession},
 		{"ScheduledDelayWaits", noScheduler, scheduledDelayWaits},
 		{"ScheduledMessageSurvivesARestart", func(f BrokerFeatures) bool { return f.NoScheduler || f.NoRestart }, scheduledSurvivesARestart},
 		{"DepthsCountSizeAndInFlight", noStatistics, depthsCountSizeAndInFlight},
@@ -333,6 +332,38 @@ func tooLargeBodyIsMarked(r *brokerRig) {
 	e.quiet() // it is settled, and did not end the session
 }
 
+// A broker may refuse such messages, with their producer; what it takes must not
+// end every session that it is delivered to.
+func oddHeadersEndNoSession(r *brokerRig) {
+	huge := ""
+	for i := range 20 {
+		huge += fmt.Sprintf("h%d:%s\n", i, strings.Repeat("x", 5000))
+	}
+	e := r.open(nil)
+	e.session()
+	for _, lines := range []string{"bad\\name:x\n", "bad\\tname:x\n", "a\\cb:x\n", "n:a\\tb\n", "n:\rx\n", "a:b:c\n", huge} {
+		c := r.bare()
+		c.write(frame.New(frame.SEND, "destination", "/queue/"+engine.WorkQueue, "receipt", "1"))
+		c.read()
+		wire := "SEND\ndestination:/queue/" + engine.WorkQueue + "\npersistent:true\nreceipt:2\n" + lines + "\nodd\x00"
+		if _, err := c.conn.Write([]byte(wire)); err != nil {
+			r.Fatal(err)
+		}
+		c.read() // a RECEIPT, an ERROR, or the end
+	}
+	e.publish("last")
+	for last := false; !last; {
+		batch, err := e.Receive(r.ctx)
+		if err != nil || batch.Epoch != 1 {
+			r.Fatalf("got epoch %d, %v; want everything in the one session", batch.Epoch, err)
+		}
+		for _, d := range batch.Deliveries {
+			last = last || string(d.Body) == "last"
+			e.ack(d)
+		}
+	}
+}
+
 func scheduledDelayWaits(r *brokerRig) {
 	const delay = 1200 * time.Millisecond
 	e := r.open(nil)
@@ -367,7 +398,7 @@ func depthsCountSizeAndInFlight(r *brokerRig) {
 	e.publishMany(8, 3)
 	got := e.receive(5)
 	lane := r.lane(3)
-	expect := func(want engine.Depth) {
+	expect := func(want engine.Depth, after uint64) {
 		r.Helper()
 		r.eventually(fmt.Sprintf("a depth of %+v", want), func() (bool, string) {
 			asked := time.Now()
@@ -379,221 +410,13 @@ func depthsCountSizeAndInFlight(r *brokerRig) {
 				r.Errorf("At is %v, asked at %v", depths.At, asked)
 			}
 			other, known := depths.Lanes[engine.Unsorted]
-			ok := depths.Lanes[lane] == want && known && (lane == engine.Unsorted || other == engine.Depth{})
-			return ok, fmt.Sprintf("%+v", depths.Lanes)
+			ok := depths.Lanes[lane] == want && known && (lane == engine.Unsorted || other == engine.Depth{}) &&
+				depths.Epoch == 1 && depths.After == after
+			return ok, fmt.Sprintf("%+v", depths)
 		})
 	}
-	expect(engine.Depth{Size: 8, InFlight: 5})
+	expect(engine.Depth{Size: 8, InFlight: 5}, 5)
 	e.ack(got[:2]...)
 	e.receive(2)
-	expect(engine.Depth{Size: 6, InFlight: 5})
-}
-
-func nackDeadLetters(r *brokerRig) {
-	e := r.open(nil)
-	e.stop()
-	e.publish("refused", engine.HeaderPriority, "4", engine.HeaderID, "n-1")
-	conn := r.independent()
-	sub, err := conn.Subscribe("/queue/"+r.laneQueue(4), gostomp.AckClientIndividual)
-	if err != nil {
-		r.Fatal(err)
-	}
-	select {
-	case m := <-sub.C:
-		if m.Err != nil {
-			r.Fatal(m.Err)
-		}
-		if err := conn.Nack(m); err != nil {
-			r.Fatal(err)
-		}
-	case <-r.ctx.Done():
-		r.Fatal("no message")
-	}
-	dead := r.contents(r.h.Features.DeadLetters(r.laneQueue(4)), 1)
-	if len(dead) != 1 || string(dead[0].Body) != "refused" || dead[0].Headers[engine.HeaderID] != "n-1" {
-		r.Errorf("the dead letters are %v", dead)
-	}
-}
-
-func expiredGoesToDeadLetters(r *brokerRig) {
-	e := r.open(nil)
-	e.stop()
-	e.publish("too late", engine.HeaderPriority, "4", engine.HeaderExpires, strconv.FormatInt(time.Now().Add(300*time.Millisecond).UnixMilli(), 10))
-	e.publish("in time", engine.HeaderPriority, "4", engine.HeaderExpires, strconv.FormatInt(time.Now().Add(time.Hour).UnixMilli(), 10))
-	r.pass(500 * time.Millisecond)
-	e.run()
-	if d := e.one(); string(d.Body) != "in time" {
-		r.Errorf("%q was delivered", d.Body)
-	}
-	e.quiet()
-	dead := r.contents(r.h.Features.DeadLetters(r.laneQueue(4)), 1)
-	if len(dead) != 1 || string(dead[0].Body) != "too late" {
-		r.Errorf("the dead letters are %v", dead)
-	}
-}
-
-// ActiveMQ 5.17.2 closes the connection of a producer that sends a number which
-// is none, and queues nothing.
-func junkInASendQueuesNothing(r *brokerRig) {
-	e := r.open(nil)
-	junk := [][2]string{{"priority", "high"}, {"expires", "tomorrow"}}
-	if !r.h.Features.NoScheduler {
-		junk = append(junk, [2]string{engine.HeaderScheduledDelay, "15m"})
-	}
-	for _, header := range junk {
-		c := r.bare()
-		c.write(frame.New(frame.SEND, "destination", "/queue/"+engine.WorkQueue, "persistent", "true", "receipt", "1", header[0], header[1]))
-		for f := c.read(); f != nil; f = c.read() {
-			if f.Command == frame.RECEIPT {
-				r.Errorf("%s:%s got a receipt", header[0], header[1])
-			}
-		}
-	}
-	e.quiet()
-}
-
-func receiptsArePipelined(r *brokerRig) {
-	const n = 300
-	c := r.bare()
-	var sends []*frame.Frame
-	waiting := map[string]bool{}
-	for i := range n {
-		id := "r" + strconv.Itoa(i)
-		waiting[id] = true
-		sends = append(sends, frame.New(frame.SEND, "destination", "/queue/"+engine.WorkQueue, "persistent", "true", "receipt", id))
-	}
-	c.write(sends...) // all of them before the first answer is read
-	for len(waiting) > 0 {
-		f := c.read()
-		if f == nil || f.Command != frame.RECEIPT || !waiting[f.Header.Get(frame.ReceiptId)] {
-			r.Fatalf("got %v with %d receipts to come", f, len(waiting))
-		}
-		delete(waiting, f.Header.Get(frame.ReceiptId))
-	}
-	r.open(window(n)).receive(n)
-}
-
-func consumerThatDoesNotReadHoldsNobody(r *brokerRig) {
-	stuck := r.bare()
-	stuck.write(frame.New(frame.SUBSCRIBE, "id", "x", "destination", "/queue/stuck", "ack", "client-individual", "activemq.prefetchSize", "1000"))
-	e := r.open(nil)
-	body := bytes.Repeat([]byte{'x'}, 64<<10)
-	for range 300 { // more than all buffers between us hold
-		if err := e.Publish(r.ctx, engine.Outgoing{Queue: "stuck", Body: body}); err != nil {
-			r.Fatalf("while a consumer does not read: %v", err)
-		}
-	}
-	e.publish("flows")
-	if d := e.one(); string(d.Body) != "flows" {
-		r.Errorf("got %q", d.Body)
-	}
-	if _, err := e.Depths(r.ctx); err != nil && !r.h.Features.NoStatistics {
-		r.Errorf("Depths: %v", err)
-	}
-}
-
-func independentClientOfEachVersion(r *brokerRig) {
-	for _, v := range []gostomp.Version{gostomp.V10, gostomp.V11, gostomp.V12} {
-		conn := r.independent(gostomp.ConnOpt.AcceptVersion(v))
-		if conn.Version() != v {
-			r.Fatalf("asked for %s, got %s", v, conn.Version())
-		}
-		queue := "/queue/independent." + strings.ReplaceAll(v.String(), ".", "")
-		sub, err := conn.Subscribe(queue, gostomp.AckClientIndividual, gostomp.SubscribeOpt.Header("activemq.prefetchSize", "1"))
-		if err != nil {
-			r.Fatal(err)
-		}
-		for i := range 3 {
-			if err := conn.Send(queue, "text/plain", []byte(strconv.Itoa(i)), gostomp.SendOpt.Receipt, gostomp.SendOpt.Header("key", `a\b`)); err != nil {
-				r.Fatalf("%s: %v", v, err)
-			}
-		}
-		for i := range 3 { // each comes only after the one before was acked
-			select {
-			case m := <-sub.C:
-				if m.Err != nil || string(m.Body) != strconv.Itoa(i) {
-					r.Fatalf("%s: message %d is %q, %v", v, i, m.Body, m.Err)
-				}
-				if err := conn.Ack(m); err != nil {
-					r.Fatal(err)
-				}
-			case <-r.ctx.Done():
-				r.Fatalf("%s: message %d did not come", v, i)
-			}
-		}
-	}
-}
-
-func manyPublishersLoseNothing(r *brokerRig) {
-	const publishers, each = 16, 50
-	e := r.open(func(c *stomp.Config) { c.Window, c.Publishers = 50, 3 })
-	var wg sync.WaitGroup
-	for p := range publishers {
-		wg.Go(func() {
-			for i := range each {
-				body := fmt.Sprintf("%d/%d", p, i)
-				err := e.Publish(r.ctx, engine.Outgoing{Queue: engine.WorkQueue, Body: []byte(body), Headers: map[string]string{
-					engine.HeaderPriority: strconv.Itoa((p + i) % engine.Levels)}})
-				if err != nil {
-					r.Errorf("Publish %s: %v", body, err)
-				}
-			}
-		})
-	}
-	seen := map[string]int{}
-	for total := 0; total < publishers*each; {
-		batch, err := e.Receive(r.ctx)
-		if err != nil {
-			r.Fatalf("after %d messages: %v", total, err)
-		}
-		for _, d := range batch.Deliveries {
-			seen[string(d.Body)]++
-			total++
-			e.ack(d)
-		}
-	}
-	wg.Wait()
-	if len(seen) != publishers*each {
-		r.Errorf("%d different messages came of %d", len(seen), publishers*each)
-	}
-	e.quiet()
-}
-
-func clientConsumes(r *brokerRig) {
-	client, err := stomp.Dial(r.ctx, r.config())
-	if err != nil {
-		r.Fatal(err)
-	}
-	defer client.Close()
-	for i := range 6 {
-		if err := client.Send(r.ctx, engine.Outgoing{Queue: engine.DeadQueue, Body: []byte(strconv.Itoa(i))}); err != nil {
-			r.Fatal(err)
-		}
-	}
-	look := func(ctx context.Context, v stomp.View, odd bool) (bodies string) {
-		r.Helper()
-		v.Queue, v.Quiet = engine.DeadQueue, 300*time.Millisecond
-		err := client.Consume(ctx, v, func(d engine.Delivery) (bool, error) {
-			bodies += string(d.Body)
-			return odd && d.Body[0]%2 == 1, nil
-		})
-		if err != nil {
-			r.Fatalf("Consume: %v", err)
-		}
-		return bodies
-	}
-	for _, step := range []struct {
-		view stomp.View
-		odd  bool // ack those with odd numbers
-		want string
-	}{
-		{stomp.View{Window: 4}, false, "0123"},
-		{stomp.View{Limit: 2}, false, "01"},
-		{stomp.View{}, true, "012345"},
-		{stomp.View{}, false, "024"},
-	} {
-		if got := look(r.ctx, step.view, step.odd); got != step.want {
-			r.Errorf("%+v saw %s, want %s", step.view, got, step.want)
-		}
-	}
+	expect(engine.Depth{Size: 6, InFlight: 5}, 7)
 }

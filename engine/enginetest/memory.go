@@ -104,12 +104,7 @@ func (m *Memory) Watch(ctx context.Context, id string, w engine.Watcher) (engine
 			r.UpdatedAt = now
 		}
 		r = orNew(r, id)
-		others := slices.DeleteFunc(r.Watchers, func(o engine.Watcher) bool { return o.Connection == w.Connection })
-		r.Watchers = append(others, w)
-		if len(r.Watchers) > engine.MaxWatchers {
-			first := slices.MinFunc(r.Watchers, func(a, b engine.Watcher) int { return a.Until.Compare(b.Until) })
-			r.Watchers = slices.DeleteFunc(r.Watchers, func(o engine.Watcher) bool { return o.Connection == first.Connection })
-		}
+		r.Watchers = withWatcher(r.Watchers, w)
 		return r, nil
 	})
 }
@@ -191,6 +186,18 @@ func (m *Memory) locked(ctx context.Context, f func(now time.Time) error) error 
 		return errClosed
 	}
 	return f(time.Now())
+}
+
+// withWatcher puts w in the place of the one of the same connection and, if
+// there are too many, drops the one that ends first.
+func withWatcher(watchers []engine.Watcher, w engine.Watcher) []engine.Watcher {
+	watchers = slices.DeleteFunc(watchers, func(o engine.Watcher) bool { return o.Connection == w.Connection })
+	watchers = append(watchers, w)
+	if len(watchers) <= engine.MaxWatchers {
+		return watchers
+	}
+	first := slices.MinFunc(watchers, func(a, b engine.Watcher) int { return a.Until.Compare(b.Until) })
+	return slices.DeleteFunc(watchers, func(o engine.Watcher) bool { return o.Connection == first.Connection })
 }
 
 func orNew(r engine.Record, id string) engine.Record {

@@ -3,6 +3,7 @@ package enginetest
 import (
 	"context"
 	"errors"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -35,15 +36,14 @@ type RecordsUnderTest interface {
 //   - Close is idempotent, and later calls answer an error.
 func RunRecords(t *testing.T, open func(t *testing.T) RecordsUnderTest) {
 	groups := map[string]map[string]func(*recordsRig){
-		"Read": readCases(), "Gate": gateCases(), "Claim": claimCases(), "Write": writeCases(), "Expiry": expiryCases(),
-		"SetDue": setDueCases(), "Waiting": waitingCases(), "Watch": watchCases(), "Race": raceCases(),
+		"Read": readCases(), "Gate": gateCases(), "Claim": claimCases(), "ClaimGuard": claimGuardCases(),
+		"Write": writeCases(), "WriteGuard": writeGuardCases(), "Expiry": expiryCases(), "SetDue": setDueCases(), "Waiting": waitingCases(), "Watch": watchCases(), "Race": raceCases(),
 	}
-	for group, cases := range groups {
+	for _, group := range slices.Sorted(maps.Keys(groups)) {
 		t.Run(group, func(t *testing.T) {
-			for name, run := range cases {
-				t.Run(name, func(t *testing.T) {
-					run(newRecordsRig(t, open(t)))
-				})
+			cases := groups[group]
+			for _, name := range slices.Sorted(maps.Keys(cases)) {
+				t.Run(name, func(t *testing.T) { cases[name](newRecordsRig(t, open(t))) })
 			}
 		})
 	}

@@ -31,6 +31,40 @@ func claimCases() map[string]func(*recordsRig) {
 				c.Errorf("renewed: %+v, %d claims; want %+v, 1", rec.Claim, rec.Claims, claim.Mark)
 			}
 		},
+		"OfAnotherHoldsAfterTheEnd": func(c *recordsRig) {
+			first, second := c.aClaim(0, "a"), c.aClaim(0, "b")
+			c.claim(first)
+			second.Now = first.Mark.Until // void from this moment
+			second.Mark.Until = second.Now.Add(time.Minute)
+			if rec := c.claim(second); rec.Claim != second.Mark || rec.Claims != 2 {
+				c.Errorf("claimed: %+v, %d claims; want %+v, 2", rec.Claim, rec.Claims, second.Mark)
+			}
+			late := c.aClaim(0, "a")
+			late.Now = second.Now
+			c.refusesClaim(late) // the first one cannot be renewed any more
+		},
+		"OfAHigherHopMovesTheRecord": func(c *recordsRig) {
+			c.write(c.aChange(1, engine.Queued))
+			c.claim(c.aClaim(4, "a"))
+			c.refusesWrite(c.aChange(1, engine.Done))
+			c.refusesClaim(c.aClaim(3, "b"))
+			if rec := c.record(); rec.Hop != 4 {
+				c.Errorf("the hop is %d; want 4", rec.Hop)
+			}
+		},
+		"KeepsWhatTheFirstSightSaid": func(c *recordsRig) {
+			c.gate(c.aGate(c.now))
+			claim := c.aClaim(0, "a")
+			claim.Type, claim.Digest, claim.Priority = "other", "other", 0
+			if rec := c.claim(claim); rec.Type != "order.placed" || rec.Digest != "abc" || rec.Priority != 6 {
+				c.Errorf("claimed: %s, %s, %d; want order.placed, abc, 6", rec.Type, rec.Digest, rec.Priority)
+			}
+		},
+	}
+}
+
+func claimGuardCases() map[string]func(*recordsRig) {
+	return map[string]func(*recordsRig){
 		"OfAnotherIsRefusedWhileLive": func(c *recordsRig) {
 			c.claim(c.aClaim(0, "a"))
 			if rec := c.refusesClaim(c.aClaim(0, "b")); rec.Claim.Token != "a" {
@@ -48,18 +82,6 @@ func claimCases() map[string]func(*recordsRig) {
 			if rec := c.refusesClaim(again); rec.Claim.BrokerID != "d-a" || !rec.Claim.Live(c.now) {
 				c.Errorf("the answer has the claim %+v; want a live one of d-a", rec.Claim)
 			}
-		},
-		"OfAnotherHoldsAfterTheEnd": func(c *recordsRig) {
-			first, second := c.aClaim(0, "a"), c.aClaim(0, "b")
-			c.claim(first)
-			second.Now = first.Mark.Until // void from this moment
-			second.Mark.Until = second.Now.Add(time.Minute)
-			if rec := c.claim(second); rec.Claim != second.Mark || rec.Claims != 2 {
-				c.Errorf("claimed: %+v, %d claims; want %+v, 2", rec.Claim, rec.Claims, second.Mark)
-			}
-			late := c.aClaim(0, "a")
-			late.Now = second.Now
-			c.refusesClaim(late) // the first one cannot be renewed any more
 		},
 		"BeforeItIsDueIsRefused": func(c *recordsRig) {
 			c.gate(c.aGate(c.now.Add(time.Hour)))
@@ -81,23 +103,6 @@ func claimCases() map[string]func(*recordsRig) {
 			c.refusesClaim(c.aClaim(1, "a"))
 			if rec := c.claim(c.aClaim(2, "a")); rec.Hop != 2 || rec.State != engine.Processing {
 				c.Errorf("claimed: hop %d, %s; want 2, processing", rec.Hop, rec.State)
-			}
-		},
-		"OfAHigherHopMovesTheRecord": func(c *recordsRig) {
-			c.write(c.aChange(1, engine.Queued))
-			c.claim(c.aClaim(4, "a"))
-			c.refusesWrite(c.aChange(1, engine.Done))
-			c.refusesClaim(c.aClaim(3, "b"))
-			if rec := c.record(); rec.Hop != 4 {
-				c.Errorf("the hop is %d; want 4", rec.Hop)
-			}
-		},
-		"KeepsWhatTheFirstSightSaid": func(c *recordsRig) {
-			c.gate(c.aGate(c.now))
-			claim := c.aClaim(0, "a")
-			claim.Type, claim.Digest, claim.Priority = "other", "other", 0
-			if rec := c.claim(claim); rec.Type != "order.placed" || rec.Digest != "abc" || rec.Priority != 6 {
-				c.Errorf("claimed: %s, %s, %d; want order.placed, abc, 6", rec.Type, rec.Digest, rec.Priority)
 			}
 		},
 		"OfAFinishedMessageIsRefused": func(c *recordsRig) { c.finishedStaysShut(c.refusesClaimOf) },
@@ -174,6 +179,21 @@ func writeCases() map[string]func(*recordsRig) {
 				c.Errorf("written: %d attempts, %d redeliveries; want 1, 0", rec.Attempts, rec.Redeliveries)
 			}
 		},
+		"ReturnsTheWatchers": func(c *recordsRig) {
+			c.claim(c.aClaim(0, "a"))
+			c.watch("conn-1", c.now.Add(time.Hour))
+			c.watch("conn-2", c.now.Add(time.Hour))
+			for _, state := range []engine.State{engine.Retrying, engine.Done} {
+				if rec := c.write(c.aChange(0, state)); len(rec.Watchers) != 2 {
+					c.Errorf("%s: %d watchers; want 2", state, len(rec.Watchers))
+				}
+			}
+		},
+	}
+}
+
+func writeGuardCases() map[string]func(*recordsRig) {
+	return map[string]func(*recordsRig){
 		"OfAStaleHopIsRefused": func(c *recordsRig) {
 			if rec := c.write(c.moved(0, 1)); rec.Hop != 1 {
 				c.Errorf("the hop is %d after a copy was sent; want 1", rec.Hop)
@@ -210,16 +230,6 @@ func writeCases() map[string]func(*recordsRig) {
 			rec := c.write(c.moved(2, 3))
 			if rec.State != engine.Delayed || rec.Hop != 3 || rec.Reason != "" || !rec.ExpiresAt.IsZero() {
 				c.Errorf("reopened: %+v; want delayed at hop 3, no reason, no end", rec)
-			}
-		},
-		"ReturnsTheWatchers": func(c *recordsRig) {
-			c.claim(c.aClaim(0, "a"))
-			c.watch("conn-1", c.now.Add(time.Hour))
-			c.watch("conn-2", c.now.Add(time.Hour))
-			for _, state := range []engine.State{engine.Retrying, engine.Done} {
-				if rec := c.write(c.aChange(0, state)); len(rec.Watchers) != 2 {
-					c.Errorf("%s: %d watchers; want 2", state, len(rec.Watchers))
-				}
 			}
 		},
 	}

@@ -152,6 +152,9 @@ func (m *recordsModel) waiting(r RecordsUnderTest) []string {
 			m.rig.Fatalf("Waiting: %v", err)
 		}
 		for _, rec := range page {
+			if comparePlace(placeOf(rec), after) <= 0 {
+				m.rig.Fatalf("Waiting after %+v lists %s, due %v", after, rec.ID, rec.Due)
+			}
 			after = engine.Place{Due: rec.Due, ID: rec.ID}
 			if strings.HasPrefix(rec.ID, m.run) {
 				ids = append(ids, rec.ID)

@@ -123,9 +123,11 @@ func (b *Broker) holdSession(ctx context.Context) (time.Duration, error) {
 	return time.Since(began), fmt.Errorf("stomp: session %d with %s: %w", c.epoch, s.RemoteAddr(), err)
 }
 
+// subscribed lets Receive and Depths see the session.
 func (b *Broker) subscribed(c *consumer) {
 	b.mu.Lock()
 	b.since = time.Now()
+	b.wake()
 	b.mu.Unlock()
 	b.config.Log.Info().Stringer("broker", c.RemoteAddr()).Str("stomp", string(c.Version())).
 		Uint64("epoch", c.epoch).Msg("session with the broker")
@@ -143,7 +145,6 @@ func (b *Broker) begin(s *session.Session) *consumer {
 	c.depths.turn = make(chan struct{}, 1)
 	c.put = func(d engine.Delivery) { b.deliver(c, d) }
 	b.current = c
-	b.wake()
 	return c
 }
 
@@ -195,19 +196,20 @@ func (b *Broker) Receive(ctx context.Context) (engine.Batch, error) {
 }
 
 // next is the batch to receive now, if there is one. A session that came is told
-// of only after the end of the one before.
+// of only after the end of the one before, and when every lane is subscribed, so
+// that urgent messages are seen together with the others.
 func (b *Broker) next() (engine.Batch, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	epoch := uint64(0)
-	if b.current != nil {
+	if b.current != nil && !b.since.IsZero() {
 		epoch = b.current.epoch
 	}
 	if b.told != 0 && b.told != epoch {
 		b.told = 0
 		return engine.Batch{}, true
 	}
-	if b.told == epoch && len(b.deliveries) == 0 {
+	if epoch == 0 || b.told == epoch && len(b.deliveries) == 0 {
 		return engine.Batch{}, false
 	}
 	b.told = epoch

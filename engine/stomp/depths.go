@@ -82,9 +82,9 @@ func (d *depths) expect(call string, answers chan<- depthAnswer) {
 // minute, or in the next session. Without a session there is another error.
 func (b *Broker) Depths(ctx context.Context) (engine.Depths, error) {
 	b.mu.Lock()
-	c := b.current
+	c, subscribed := b.current, !b.since.IsZero()
 	b.mu.Unlock()
-	if c == nil {
+	if c == nil || !subscribed {
 		return engine.Depths{}, errors.New("stomp: depths: there is no session")
 	}
 	found, err := c.askDepths(ctx)

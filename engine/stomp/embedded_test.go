@@ -8,7 +8,6 @@ import (
 	"github.com/rs/zerolog"
 
 	"usher/engine/embedded/broker"
-	"usher/engine/enginetest"
 )
 
 // embedded is an embedded broker that serves on a port of its own.
@@ -57,10 +56,4 @@ func (e *embedded) Restart(t *testing.T) {
 	t.Helper()
 	e.stop(t)
 	e.start(t)
-}
-
-func TestBrokerConformsOnTheEmbeddedBroker(t *testing.T) {
-	enginetest.RunBroker(t, enginetest.BrokerHarness{
-		Start: func(t *testing.T) enginetest.BrokerServer { return startEmbedded(t) },
-	})
 }

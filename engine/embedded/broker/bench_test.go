@@ -171,16 +171,18 @@ func drain(r *running, dest string, n int) {
 				if err := c.w.Write(frame.New(frame.ACK, "id", m.Header.Get("ack"))); err != nil {
 					return
 				}
-				if c.w.Buffered() > 1000 || n < 1000 {
+				mu.Lock()
+				n--
+				left := n
+				mu.Unlock()
+				if c.w.Buffered() > 1000 || left < 1000 {
 					if err := c.w.Flush(); err != nil {
 						return
 					}
 				}
-				mu.Lock()
-				if n--; n == 0 {
+				if left == 0 {
 					close(done)
 				}
-				mu.Unlock()
 			}
 		})
 	}

@@ -105,15 +105,12 @@ func (b *Broker) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for id, q := range queues {
-		b.queues[q.destination()] = q
+	for id := range queues {
 		b.lastQueue = max(b.lastQueue, id)
 	}
-	b.work = b.queueNamed(b.cfg.WorkQueue)
-	for level := range b.lanes {
-		b.lanes[level] = b.queueNamed(fmt.Sprintf("%s.p%d", b.cfg.WorkQueue, level))
-	}
-	return b.store.messages(ctx, queues, func(m *message) {
+	used := make(map[*queue]bool)
+	err = b.store.messages(ctx, queues, func(m *message) {
+		used[m.queue], used[m.origin] = true, true
 		if m.due != 0 {
 			b.plan(m)
 			return
@@ -121,6 +118,22 @@ func (b *Broker) recover(ctx context.Context) error {
 		m.flags |= redelivered // which of them were delivered is not known
 		m.queue.put(m)
 	})
+	if err != nil {
+		return err
+	}
+	var unused []*queue
+	for _, q := range queues {
+		if used[q] {
+			b.queues[q.destination()] = q
+		} else {
+			unused = append(unused, q)
+		}
+	}
+	b.work = b.queueNamed(b.cfg.WorkQueue)
+	for level := range b.lanes {
+		b.lanes[level] = b.queueNamed(fmt.Sprintf("%s.p%d", b.cfg.WorkQueue, level))
+	}
+	return b.store.forgetQueues(ctx, unused)
 }
 
 // Serve takes connections of ln until ctx ends; then it closes ln and the
@@ -269,8 +282,7 @@ func (b *Broker) touch(q *queue) {
 // dispatchTouched hands out what the touched queues have. The lock is held.
 func (b *Broker) dispatchTouched() {
 	now := time.Now().UnixMilli()
-	for i := 0; i < len(b.touched); i++ { // it can grow meanwhile
-		q := b.touched[i]
+	for _, q := range b.touched { // dispatch touches none
 		q.touched = false
 		b.dispatch(q, now)
 	}

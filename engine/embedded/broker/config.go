@@ -22,6 +22,7 @@ const (
 // Bounds that are no settings.
 const (
 	sweepEvery          = 30 * time.Second // between searches for expired messages
+	clockEvery          = time.Minute      // between looks at the clock for the schedule: it may have been set
 	releaseAtOnce       = 1024             // scheduled messages in one transaction
 	outDeliveries       = 256              // deliveries that wait for a connection's writer
 	outBytes            = 1 << 20          // their bytes
@@ -29,9 +30,9 @@ const (
 	frontBytes          = 1 << 20          // bytes a connection may have with the committer
 	maxDestinations     = 10_000
 	maxDestinationBytes = 512
-	maxSubscriptions    = 1024 // of one connection
-	maxTransactions     = 100  // open ones of one connection
-	maxTransactionBytes = 64 << 20
+	maxSubscriptions    = 1024            // of one connection
+	maxTransactions     = 100             // open ones of one connection
+	maxTransactionBytes = 64 << 20        // in all of them
 	closeGrace          = 5 * time.Second // for the last frames of a connection to go out
 )
 

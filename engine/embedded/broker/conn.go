@@ -27,9 +27,11 @@ type conn struct {
 	written chan struct{} // closed when the writer has ended
 
 	transactions map[string]*transaction
+	transacted   int // bytes in them
 
 	// The core's lock guards these.
 	subs       map[string]*subscription
+	inOrder    []*subscription // the same, the first made first
 	deliveries map[ackKey]*delivery
 	lastNo     uint64
 }
@@ -82,10 +84,10 @@ func (c *conn) endWell() {
 func (b *Broker) forget(c *conn) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, s := range c.subs {
+	for _, s := range c.inOrder {
 		b.unsubscribe(s)
 	}
-	c.subs = nil
+	c.subs, c.inOrder = nil, nil
 	for key, q := range b.queues {
 		if q.kind == kindTemp && q.owner == c {
 			for m := q.take(); m != nil; m = q.take() {

@@ -119,7 +119,8 @@ func TestStatistics(t *testing.T) {
 	c := r.raw()
 	c.subscribe("usher.work.p4", 2)
 	ms := c.take(2)
-	c.do(frame.ACK, "id", ms[0].Header.Get("ack"), "note", "frees a place")
+	c.ack(ms[0])
+	c.take(1)
 	ask := func(queue string) map[string]any {
 		t.Helper()
 		asker := r.raw()

@@ -28,12 +28,10 @@ func refuseAndClose(format string, args ...any) error {
 // faultOf is what to tell a client of an error; nil if there is nobody to tell:
 // the connection has ended.
 func faultOf(err error) *fault {
-	var f *fault
-	if errors.As(err, &f) {
+	if f, ok := errors.AsType[*fault](err); ok {
 		return f
 	}
-	var protocol *stompframe.Error
-	if errors.As(err, &protocol) {
+	if protocol, ok := errors.AsType[*stompframe.Error](err); ok {
 		return &fault{text: protocol.Msg, fatal: true}
 	}
 	return nil

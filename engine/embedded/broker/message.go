@@ -2,6 +2,7 @@ package broker
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -133,7 +134,7 @@ func decode(data []byte, entries []string) (_ []string, body []byte, err error) 
 	return entries, body, nil
 }
 
-var errDamaged = fmt.Errorf("broker: a stored message is damaged")
+var errDamaged = errors.New("broker: a stored message is damaged")
 
 // messageFrame makes the MESSAGE of a delivery from the message's data.
 func (b *Broker) messageFrame(d *delivery, data []byte) (*frame.Frame, error) {

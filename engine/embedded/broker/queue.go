@@ -137,6 +137,18 @@ func (q *queue) takeLate(p int, now int64) (late []*message) {
 	return late
 }
 
+// takeLateFrom removes what has expired from a block, and leaves holes.
+func (q *queue) takeLateFrom(at *block, now int64) (late []*message) {
+	for i, m := range at.msgs {
+		if m != nil && m.expired(now) {
+			at.msgs[i] = nil
+			q.count(m, -1)
+			late = append(late, m)
+		}
+	}
+	return late
+}
+
 // bySeq is a heap, the first to have arrived on top.
 type bySeq []*message
 

@@ -35,6 +35,7 @@ func (r *running) dial() *raw {
 }
 
 func rawOn(t testing.TB, nc net.Conn) *raw {
+	t.Helper()
 	t.Cleanup(func() { _ = nc.Close() })
 	return &raw{t: t, nc: nc, r: stompframe.NewReader(nc, stompframe.Limits{}), w: stompframe.NewWriter(nc), patience: deadline}
 }

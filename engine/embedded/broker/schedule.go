@@ -41,7 +41,7 @@ func (b *Broker) releaseLoop() {
 		if !ok {
 			wait = time.Second // the disk failed; then try again
 		}
-		timer.Reset(wait)
+		timer.Reset(min(wait, clockEvery))
 	}
 }
 
@@ -51,7 +51,7 @@ func (b *Broker) release() (wait time.Duration, ok bool) {
 		now := time.Now()
 		moves, next := b.takeDue(now.UnixMilli())
 		if len(moves) == 0 {
-			return next.Sub(now), true
+			return next.Sub(now), true // by the wall clock, which due is by
 		}
 		if !b.settleMoves(moves) {
 			return 0, false
@@ -166,13 +166,7 @@ func (b *Broker) sweepLevel(q *queue, p int, now int64) bool {
 	at := q.levels[p].fresh.head
 	for {
 		for n := 0; at != nil && n < sweepBlocks; n++ {
-			for i, m := range at.msgs {
-				if m != nil && m.expired(now) {
-					at.msgs[i] = nil
-					q.count(m, -1)
-					late = append(late, m)
-				}
-			}
+			late = append(late, q.takeLateFrom(at, now)...)
 			at = at.next
 		}
 		var moves []move

@@ -16,11 +16,12 @@ import (
 // through pipes.
 type bubble struct {
 	*Broker
-	t   *testing.T
+	*testing.T
 	ctx context.Context
 }
 
-func inBubble(t *testing.T, cfg Config, f func(t *testing.T, b *bubble)) {
+func inBubble(t *testing.T, cfg Config, f func(b *bubble)) {
+	t.Helper()
 	if cfg.Dir == "" {
 		cfg.Dir = t.TempDir()
 	}
@@ -38,14 +39,14 @@ func inBubble(t *testing.T, cfg Config, f func(t *testing.T, b *bubble)) {
 				t.Error(err)
 			}
 		}()
-		f(t, &bubble{b, t, ctx})
+		f(&bubble{b, t, ctx})
 	})
 }
 
 func (b *bubble) dial() *raw {
 	mine, its := net.Pipe()
 	go b.serve(b.ctx, its)
-	c := rawOn(b.t, mine)
+	c := rawOn(b.T, mine)
 	c.patience = time.Hour
 	return c
 }
@@ -62,7 +63,8 @@ func now() int64 { return time.Now().UnixMilli() }
 func ms(n int64) string { return strconv.FormatInt(n, 10) }
 
 func TestScheduledMessageComesWhenItIsDue(t *testing.T) {
-	inBubble(t, Config{}, func(t *testing.T, b *bubble) {
+	inBubble(t, Config{}, func(b *bubble) {
+		t := b.T
 		began := time.Now()
 		p := b.raw()
 		p.do(frame.SEND, "destination", "usher.work", "priority", "7", "AMQ_SCHEDULED_DELAY", "90000", "expires", ms(now()+100_000), "late")
@@ -124,13 +126,14 @@ func TestReleasedMessageKeepsItsPlaceOverARestart(t *testing.T) {
 }
 
 func TestExpiredIsNeverDelivered(t *testing.T) {
-	inBubble(t, Config{}, func(t *testing.T, b *bubble) {
+	inBubble(t, Config{}, func(b *bubble) {
+		t := b.T
 		expires := ms(now() + 10_000)
 		p := b.raw()
 		p.do(frame.SEND, "destination", "usher.work", "expires", expires, "1")
 		p.do(frame.SEND, "destination", "usher.work", "2")
 		p.do(frame.SEND, "destination", "usher.work", "expires", ms(now()-1), "expired on arrival")
-		time.Sleep(11 * time.Second)
+		<-time.After(11 * time.Second)
 		c := b.raw()
 		c.subscribe("usher.work.p4", 10)
 		if got := texts(c.take(1)); got != "2" {
@@ -151,7 +154,8 @@ func TestExpiredIsNeverDelivered(t *testing.T) {
 }
 
 func TestSweepFindsWhatNobodyTakes(t *testing.T) {
-	inBubble(t, Config{}, func(t *testing.T, b *bubble) {
+	inBubble(t, Config{}, func(b *bubble) {
+		t := b.T
 		p := b.raw()
 		const n = 3*blockLen + 7
 		for i := range n {
@@ -166,7 +170,7 @@ func TestSweepFindsWhatNobodyTakes(t *testing.T) {
 		c.subscribe("q", 3)
 		c.take(3)
 		_ = c.nc.Close() // three that came back, one of which stays
-		time.Sleep(sweepEvery + time.Second)
+		<-time.After(sweepEvery + time.Second)
 		synctest.Wait()
 		st := b.Stats()
 		if q := st.Queues[0]; q.Name != "DLQ.q" || q.Size != n-n/3-1 {
@@ -194,13 +198,15 @@ func TestHeartBeats(t *testing.T) {
 	}{
 		{0, "0,0", "1000,1000", 0, 0},
 		{0, "", "1000,1000", 0, 0},
-		{0, "500,3000", "1000,1000", 3 * time.Second, 2 * time.Second},
+		{0, "2000,3000", "1000,1000", 3 * time.Second, 4 * time.Second},
+		{0, "500,0", "1000,1000", 0, 2 * time.Second},
 		{0, "5000,0", "1000,1000", 0, 10 * time.Second},
 		{10 * time.Second, "4000,6000", "10000,10000", 10 * time.Second, 20 * time.Second},
 		{-1, "1000,1000", "0,0", 0, 0},
 	} {
 		t.Run(c.header+" "+c.ours.String(), func(t *testing.T) {
-			inBubble(t, Config{HeartBeat: c.ours}, func(t *testing.T, b *bubble) {
+			inBubble(t, Config{HeartBeat: c.ours}, func(b *bubble) {
+				t := b.T
 				client := b.dial()
 				client.put(frame.CONNECT, "accept-version", "1.1,1.2", "heart-beat", c.header)
 				if got := client.want(frame.CONNECTED).Header.Get("heart-beat"); got != c.answer {
@@ -233,12 +239,12 @@ func TestHeartBeats(t *testing.T) {
 }
 
 func TestHeartBeatsKeepAConnection(t *testing.T) {
-	inBubble(t, Config{}, func(t *testing.T, b *bubble) {
+	inBubble(t, Config{}, func(b *bubble) {
 		c := b.dial()
 		c.put(frame.CONNECT, "accept-version", "1.2", "heart-beat", "1000,0")
 		c.want(frame.CONNECTED)
 		for range 60 {
-			time.Sleep(time.Second)
+			<-time.After(time.Second)
 			c.bytes("\n")
 		}
 		c.do(frame.SEND, "destination", "q", "x")
@@ -246,7 +252,8 @@ func TestHeartBeatsKeepAConnection(t *testing.T) {
 }
 
 func TestConnectMustComeSoon(t *testing.T) {
-	inBubble(t, Config{}, func(t *testing.T, b *bubble) {
+	inBubble(t, Config{}, func(b *bubble) {
+		t := b.T
 		began := time.Now()
 		c := b.dial()
 		_ = c.nc.SetReadDeadline(began.Add(time.Hour))
@@ -268,4 +275,31 @@ func TestVersionIsTheHighestOfBoth(t *testing.T) {
 			t.Errorf("%q: version %q", offered, got)
 		}
 	}
+}
+
+// A connection without room is served in the order of its subscriptions when it
+// has room again.
+func TestRoomGoesToTheFirstSubscriptionFirst(t *testing.T) {
+	inBubble(t, Config{}, func(b *bubble) {
+		const each = 100 // of ten lanes: four times what an outbox takes
+		p := b.raw()
+		for i := range 10 * each {
+			p.put(frame.SEND, "destination", "usher.work", "priority", strconv.Itoa(i%10))
+		}
+		p.do(frame.DISCONNECT)
+		c := b.raw()
+		for level := 9; level >= 0; level-- {
+			c.put(frame.SUBSCRIBE, "id", strconv.Itoa(level), "destination", "usher.work.p"+strconv.Itoa(level), "ack", "client")
+			synctest.Wait() // all is dealt out, and nothing is read
+		}
+		last := "9"
+		for range 10 * each {
+			m := c.want(frame.MESSAGE)
+			if at := m.Header.Get("subscription"); at > last {
+				b.Fatalf("a message of lane %s after one of lane %s", at, last)
+			} else {
+				last = at
+			}
+		}
+	})
 }

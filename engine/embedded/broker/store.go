@@ -84,7 +84,7 @@ func openStore(ctx context.Context, dir string) (_ *store, err error) {
 	s := &store{path: filepath.Join(dir, fileStore)}
 	defer func() {
 		if err != nil {
-			s.close()
+			err = errors.Join(err, s.close())
 		}
 	}()
 	if s.lock, err = takeLock(filepath.Join(dir, fileLock)); err != nil {
@@ -165,28 +165,31 @@ func openDB(path string, connections int, pragmas []string) (*sql.DB, error) {
 func (s *store) prepare(ctx context.Context) error {
 	row := "(?" + strings.Repeat(",?", messageColumns-1) + ")"
 	list := "(?" + strings.Repeat(",?", listLength-1) + ")"
+	type preparer interface {
+		PrepareContext(ctx context.Context, query string) (*sql.Stmt, error)
+	}
 	for _, p := range []struct {
+		on   preparer
 		to   **sql.Stmt
 		text string
 	}{
-		{&s.begin, "BEGIN IMMEDIATE"},
-		{&s.commit, "COMMIT"},
-		{&s.rollback, "ROLLBACK"},
-		{&s.insertOne, "INSERT INTO message VALUES " + row},
-		{&s.insertMany, "INSERT INTO message VALUES " + row + strings.Repeat(","+row, insertRows-1)},
-		{&s.deleteRange, "DELETE FROM message WHERE seq BETWEEN ? AND ?"},
-		{&s.deleteList, "DELETE FROM message WHERE seq IN " + list},
-		{&s.move, "UPDATE message SET seq=?, queue=?, origin=?, stamp=?, expires=?, due=?, flags=? WHERE seq=?"},
-		{&s.queue, "INSERT INTO queue VALUES (?,?)"},
+		{s.conn, &s.begin, "BEGIN IMMEDIATE"},
+		{s.conn, &s.commit, "COMMIT"},
+		{s.conn, &s.rollback, "ROLLBACK"},
+		{s.conn, &s.insertOne, "INSERT INTO message VALUES " + row},
+		{s.conn, &s.insertMany, "INSERT INTO message VALUES " + row + strings.Repeat(","+row, insertRows-1)},
+		{s.conn, &s.deleteRange, "DELETE FROM message WHERE seq BETWEEN ? AND ?"},
+		{s.conn, &s.deleteList, "DELETE FROM message WHERE seq IN " + list},
+		{s.conn, &s.move, "UPDATE message SET seq=?, queue=?, origin=?, stamp=?, expires=?, due=?, flags=? WHERE seq=?"},
+		{s.conn, &s.queue, "INSERT INTO queue VALUES (?,?)"},
+		{s.reader, &s.read, "SELECT seq, data FROM message WHERE seq IN " + list},
 	} {
 		var err error
-		if *p.to, err = s.conn.PrepareContext(ctx, p.text); err != nil {
+		if *p.to, err = p.on.PrepareContext(ctx, p.text); err != nil {
 			return err
 		}
 	}
-	var err error
-	s.read, err = s.reader.PrepareContext(ctx, "SELECT seq, data FROM message WHERE seq IN "+list)
-	return err
+	return nil
 }
 
 // shrink gives free pages back to the file system when they are most of the file.
@@ -200,7 +203,7 @@ func (s *store) shrink(ctx context.Context) error {
 	if free*size < freePagesToCut || free < pages/2 {
 		return nil
 	}
-	_, err := s.conn.ExecContext(ctx, "VACUUM")
+	_, err := s.conn.ExecContext(ctx, "VACUUM; PRAGMA wal_checkpoint(TRUNCATE)")
 	return err
 }
 
@@ -258,6 +261,17 @@ func (s *store) messages(ctx context.Context, queues map[int64]*queue, each func
 		each(m)
 	}
 	return wrap("read the messages", rows.Err())
+}
+
+// forgetQueues removes the rows of queues that no message needs: names that were
+// used once must not fill the broker for ever.
+func (s *store) forgetQueues(ctx context.Context, queues []*queue) error {
+	for _, q := range queues {
+		if _, err := s.conn.ExecContext(ctx, "DELETE FROM queue WHERE id = ?", q.id); err != nil {
+			return wrap("forget queue "+q.name, err)
+		}
+	}
+	return nil
 }
 
 // load reads the data of messages back. One that is no longer there is absent

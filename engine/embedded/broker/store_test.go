@@ -77,6 +77,42 @@ func TestStateIsNobodyElsesToRead(t *testing.T) {
 	}
 }
 
+func TestCommitsReachTheDisk(t *testing.T) {
+	r := start(t, Config{})
+	for pragma, want := range map[string]string{"journal_mode": "wal", "synchronous": "2", "fullfsync": "1"} {
+		var got string
+		if err := r.store.conn.QueryRowContext(t.Context(), "PRAGMA "+pragma).Scan(&got); err != nil || got != want {
+			t.Errorf("%s is %s, want %s (%v)", pragma, got, want, err)
+		}
+	}
+}
+
+func TestNamesUsedOnceAreForgottenAtOpen(t *testing.T) {
+	r := start(t, Config{})
+	c := r.raw()
+	for i := range 20 {
+		name := fmt.Sprint("once", i)
+		c.do(frame.SEND, "destination", name, "x")
+		if i%2 == 0 {
+			c.do(frame.SUBSCRIBE, "id", name, "destination", name, "ack", "client-individual")
+			m := c.take(1)[0]
+			c.put(frame.ACK, "id", m.Header.Get("ack"))
+		}
+	}
+	c.do(frame.DISCONNECT)
+	r = r.restart(Config{})
+	if n := len(r.Stats().Queues); n != 10+11 {
+		t.Errorf("%d queues are known", n)
+	}
+	for i := range 20 { // and can be made again
+		r.fillWith(fmt.Sprint("once", i), "y")
+	}
+	r = r.restart(Config{})
+	if n := len(r.Stats().Queues); n != 20+11 {
+		t.Errorf("%d queues are known", n)
+	}
+}
+
 func TestNewerFormatIsRefused(t *testing.T) {
 	r := start(t, Config{})
 	if _, err := r.store.conn.ExecContext(context.Background(), "PRAGMA user_version = 99"); err != nil {
@@ -175,9 +211,14 @@ func readOnly(t *testing.T, r *running, on bool) {
 
 func TestFreePagesAreGivenBackAtOpen(t *testing.T) {
 	r := start(t, Config{})
-	fill(r, "/queue/q", 150_000)
-	drain(r, "/queue/q", 150_000)
 	c := r.raw()
+	if err := produce(r.raw(), "q", make([]byte, 1<<20), 80); err != nil {
+		t.Fatal(err)
+	}
+	c.subscribe("q", 100)
+	for range 80 {
+		c.ack(c.take(1)[0])
+	}
 	c.do(frame.SEND, "destination", "q2", "stays")
 	r.stop()
 	before := fileSize(t, r.dir)

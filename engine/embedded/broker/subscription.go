@@ -147,6 +147,7 @@ func (c *conn) handleSubscribe(f *frame.Frame) error {
 		return refuse("Cannot consume from a temporary queue of another connection: %s", clip(a.name))
 	}
 	c.subs[key] = s
+	c.inOrder = append(c.inOrder, s)
 	s.queue.subs = append(s.queue.subs, s)
 	b.touch(s.queue)
 	c.receipt(f) // before the first MESSAGE
@@ -211,6 +212,7 @@ func (c *conn) handleUnsubscribe(f *frame.Frame) error {
 		return refuse("No subscription matched: %s", clip(strings.TrimLeft(key, "\x00")))
 	}
 	delete(c.subs, key)
+	c.inOrder = without(c.inOrder, s)
 	c.b.unsubscribe(s)
 	c.b.dispatchTouched()
 	c.receipt(f)
@@ -219,12 +221,16 @@ func (c *conn) handleUnsubscribe(f *frame.Frame) error {
 
 // unsubscribe ends a subscription; what is un-acked goes back. The core's lock is held.
 func (b *Broker) unsubscribe(s *subscription) {
-	s.queue.subs = slices.DeleteFunc(s.queue.subs, func(o *subscription) bool { return o == s })
+	s.queue.subs = without(s.queue.subs, s)
 	for s.first != nil {
 		d := s.first
 		d.release()
 		b.giveBack(d.m)
 	}
+}
+
+func without(subs []*subscription, s *subscription) []*subscription {
+	return slices.DeleteFunc(subs, func(other *subscription) bool { return other == s })
 }
 
 // handleAck takes an ACK or a NACK.

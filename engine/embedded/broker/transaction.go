@@ -7,6 +7,7 @@ import (
 // transaction is what a client gathers between BEGIN and COMMIT. Its
 // connection's reader owns it; the deliveries in it are the core's.
 type transaction struct {
+	conn  *conn
 	send  []*message
 	acked []*delivery
 	bytes int
@@ -25,10 +26,12 @@ func (c *conn) transactionOf(f *frame.Frame) (*transaction, error) {
 	return tx, nil
 }
 
-// grow counts what a transaction holds in memory.
+// grow counts what the transactions of a connection hold in memory.
 func (t *transaction) grow(bytes int) error {
-	if t.bytes += bytes + requestBytes; t.bytes > maxTransactionBytes {
-		return refuseAndClose("a transaction is over %d bytes", maxTransactionBytes)
+	bytes += requestBytes
+	t.bytes += bytes
+	if t.conn.transacted += bytes; t.conn.transacted > maxTransactionBytes {
+		return refuseAndClose("the open transactions of this connection are over %d bytes", maxTransactionBytes)
 	}
 	return nil
 }
@@ -59,7 +62,7 @@ func (c *conn) handleBegin(f *frame.Frame) error {
 	if len(c.transactions) >= maxTransactions {
 		return refuse("this connection has %d transactions open", maxTransactions)
 	}
-	c.transactions[id] = &transaction{}
+	c.transactions[id] = &transaction{conn: c}
 	c.receipt(f)
 	return nil
 }
@@ -114,5 +117,6 @@ func (c *conn) endTransaction(f *frame.Frame) (*transaction, error) {
 		return nil, refuse("%s needs a transaction header", f.Command)
 	}
 	delete(c.transactions, f.Header.Get(frame.Transaction))
+	c.transacted -= tx.bytes
 	return tx, nil
 }

@@ -51,11 +51,12 @@ func (c *conn) writeLoop(beats <-chan time.Duration) error {
 	}
 }
 
-// resume hands out what was held back while the connection had no room.
+// resume hands out what was held back while the connection had no room: a
+// client that cares subscribes to what is most urgent first.
 func (b *Broker) resume(c *conn) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, s := range c.subs {
+	for _, s := range c.inOrder {
 		b.touch(s.queue)
 	}
 	b.dispatchTouched()

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/coder/websocket"
 
@@ -55,14 +54,8 @@ func parse(typ websocket.MessageType, data []byte) (request, error) {
 	if r.Action != actionSubscribe && r.Action != actionUnsubscribe {
 		return request{}, fmt.Errorf("the action %.40q is not known; there are subscribe and unsubscribe", r.Action)
 	}
-	if !validID(r.ID) {
+	if !engine.ValidID(r.ID) {
 		return request{}, fmt.Errorf("an id is 1 to %d printable ASCII bytes", engine.MaxIDBytes)
 	}
 	return r, nil
-}
-
-// validID says whether a message can have this id.
-func validID(id string) bool {
-	return id != "" && len(id) <= engine.MaxIDBytes &&
-		strings.IndexFunc(id, func(r rune) bool { return r < ' ' || r > '~' }) < 0
 }

@@ -1,6 +1,7 @@
 package records_test
 
 import (
+	"os"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -8,7 +9,12 @@ import (
 	"usher/engine/enginetest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if task := os.Getenv(childEnv); task != "" {
+		os.Exit(childMain(task))
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func TestRecords(t *testing.T) {
 	enginetest.RunRecords(t, func(t *testing.T) enginetest.RecordsUnderTest { return open(t) })

@@ -60,7 +60,9 @@ func openFile(path string) (write, read *sql.DB, err error) {
 	if err := f.Close(); err != nil {
 		return nil, nil, err
 	}
-	if write, err = openDB(path, 1, "journal_mode(WAL)", "synchronous(FULL)", "wal_autocheckpoint(4000)", "cache_size(-32000)"); err != nil {
+	write, err = openDB(path, 1, "journal_mode(WAL)", "synchronous(FULL)", "fullfsync(1)",
+		"wal_autocheckpoint(4000)", "journal_size_limit(67108864)", "cache_size(-32000)")
+	if err != nil {
 		return nil, nil, err
 	}
 	if err := migrate(write); err != nil {

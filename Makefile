@@ -1,0 +1,65 @@
+# All that is set up lands in .cache: remove it to begin anew.
+SHELL       := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+CACHE := $(CURDIR)/.cache
+WIRE  := handlers/plugin/wire
+GO    := $(shell go env GOVERSION)
+
+# Tools are built from their pinned modules, once for each version of theirs
+# and of Go's.
+version = $(shell sed -n 's|^[[:space:]]*$(1) \(v[^ ]*\).*|\1|p' $(2)/go.mod)
+LINT := $(CACHE)/bin/golangci-lint-$(call version,github.com/golangci/golangci-lint/v2,tools/lint)-$(GO)
+BUF  := $(CACHE)/bin/buf-$(call version,github.com/bufbuild/buf,tools/buf)-$(GO)
+
+export GOLANGCI_LINT_CACHE := $(CACHE)/golangci-lint
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z\/-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: build
+build: ## Build ./bin/usher
+	CGO_ENABLED=0 go build -trimpath -o bin/usher .
+
+.PHONY: lint
+lint: $(LINT) ## Run all linters
+	$(LINT) run ./...
+	cd tools && $(LINT) run --config ../.golangci.yaml ./...
+
+.PHONY: test
+test: ## Set up what the tests need, then run them all with the race detector
+	tools/prepare
+	go vet ./...
+	go -C tools build -o $(CACHE)/bin/suites ./suites
+	go -C tools test ./...
+	go test -race -timeout 10m -json ./... | $(CACHE)/bin/suites
+
+.PHONY: bench
+bench: ## Run all benchmarks
+	go test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: generate
+generate: $(BUF) ## Write generated code anew
+	cd $(WIRE) && $(BUF) generate
+
+.PHONY: verify
+verify: $(BUF) ## Check generated code, modules, formats, sizes, and what must not be committed
+	cd $(WIRE) && $(BUF) lint
+	rm -rf $(CACHE)/generated
+	cd $(WIRE) && $(BUF) generate --output $(CACHE)/generated
+	for new in $(CACHE)/generated/*; do \
+	  diff -u $(WIRE)/$$(basename $$new) $$new || { echo 'generated code is stale: run make generate' >&2; exit 1; }; \
+	done
+	for module in . tools tools/buf tools/lint; do \
+	  go -C $$module mod tidy -diff || { echo "$$module/go.mod is not tidy: run go -C $$module mod tidy" >&2; exit 1; }; \
+	done
+	go -C tools run ./verify ..
+
+$(LINT):
+	go -C tools/lint build -trimpath -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+$(BUF):
+	go -C tools/buf build -trimpath -o $@ github.com/bufbuild/buf/cmd/buf

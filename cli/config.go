@@ -1,0 +1,85 @@
+package cli
+
+import (
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"usher/config"
+)
+
+func configCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:     "config",
+		Short:   "Check and show configurations",
+		Example: "  usher config validate usher.yaml\n  usher config show --config usher.yaml\n  usher config schema > usher.schema.json",
+	}
+	c.AddCommand(configValidateCommand(), configShowCommand(), configSchemaCommand())
+	return c
+}
+
+func configValidateCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "validate [FILE...]",
+		Short: "Check configuration files: every error at once, with its place",
+		Long: `Check configuration files, by default ./usher.yaml; several are merged, later ones
+win. Every error is told at once, with file, line and column. Exit 3 if there is one.`,
+		Example: "  usher config validate\n  usher config validate base.yaml prod.yaml",
+		Args:    cobra.ArbitraryArgs,
+		RunE: func(c *cobra.Command, files []string) error {
+			if len(files) == 0 {
+				files = []string{"usher.yaml"}
+			}
+			cfg, err := config.Load(config.Options{Files: files, Environ: os.Environ()})
+			if err != nil {
+				return err
+			}
+			if len(cfg.Warnings) > 0 {
+				c.PrintErrln(strings.TrimRight(config.Errors(cfg.Warnings).Format(isTerminal(c.ErrOrStderr())), "\n"))
+			}
+			return printLines(c, strings.Join(files, ", ")+": valid")
+		},
+	}
+}
+
+func configShowCommand() *cobra.Command {
+	var files []string
+	c := &cobra.Command{
+		Use:     "show",
+		Short:   "Show the configuration as it is in force, defaults included, secrets not",
+		Example: "  usher config show --config usher.yaml\n  usher config show --json",
+		RunE: func(c *cobra.Command, _ []string) error {
+			if _, err := os.Stat("usher.yaml"); err == nil && len(files) == 0 {
+				files = []string{"usher.yaml"}
+			}
+			cfg, err := config.Load(config.Options{Files: files, Environ: os.Environ()})
+			if err != nil {
+				return err
+			}
+			if wantsJSON(c) {
+				return printJSON(c, cfg)
+			}
+			text, err := config.Marshal(cfg)
+			if err != nil {
+				return err
+			}
+			_, err = c.OutOrStdout().Write(text)
+			return err
+		},
+	}
+	c.Flags().StringArrayVar(&files, "config", nil, "configuration file (default ./usher.yaml if there is one)")
+	return c
+}
+
+func configSchemaCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "schema",
+		Short:   "Print the JSON Schema of usher.yaml, for editors",
+		Example: "  usher config schema > usher.schema.json",
+		RunE: func(c *cobra.Command, _ []string) error {
+			_, err := c.OutOrStdout().Write(config.Schema())
+			return err
+		},
+	}
+}

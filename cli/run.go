@@ -1,0 +1,72 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+
+	"usher/config"
+)
+
+func runCommand() *cobra.Command {
+	var files []string
+	var state string
+	c := &cobra.Command{
+		Use:   "run",
+		Short: "Run the engine for good, as its configuration says",
+		Long: `Run the engine as its configuration says. Without broker: in it, the broker runs in
+this process, durable, in the state folder. SIGTERM and Ctrl-C stop it in an orderly
+way: nothing new is started, what runs may finish within engine.drain, exit 0.
+
+Secrets come from the environment: USHER_BROKER_LOGIN, USHER_BROKER_PASSCODE, USHER_TOKEN.`,
+		Example: `  usher run --config usher.yaml
+  USHER__ENGINE__SLOTS=64 usher run --config base.yaml --config prod.yaml`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			cfg, err := config.Load(config.Options{Files: files, Environ: os.Environ()})
+			if err != nil {
+				return err
+			}
+			log, err := newLogger(c.ErrOrStderr(), cfg.Log.Level, cfg.Log.Format)
+			if err != nil {
+				return err
+			}
+			s, err := openStack(cfg, state, log)
+			if err != nil {
+				return err
+			}
+			defer s.close()
+			log.Info().Str("broker", s.stompURL()).Str("http", s.httpURL()).Str("version", buildInfo().Version).Msg("usher runs")
+			return s.run(c.Context())
+		},
+	}
+	c.Flags().StringArrayVar(&files, "config", []string{"usher.yaml"}, "configuration file; given again, later ones win")
+	c.Flags().StringVar(&state, "state", ".usher", "folder for what must survive a restart")
+	return c
+}
+
+// newLogger writes for people on a terminal, and JSON elsewhere, unless format
+// says otherwise.
+func newLogger(w io.Writer, level, format string) (zerolog.Logger, error) {
+	l, err := zerolog.ParseLevel(level)
+	if err != nil {
+		return zerolog.Nop(), fail(exitUsage, "the log level %q is none of debug, info, warn, error", level)
+	}
+	if _, ready := w.(zerolog.ConsoleWriter); !ready && (format == "console" || format == "auto" && isTerminal(w)) {
+		w = zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly, NoColor: !isTerminal(w)}
+	}
+	return zerolog.New(zerolog.SyncWriter(w)).Level(l).With().Timestamp().Logger(), nil
+}
+
+// printLines prints text lines to the command's output.
+func printLines(c *cobra.Command, lines ...string) error {
+	for _, line := range lines {
+		if _, err := fmt.Fprintln(c.OutOrStdout(), line); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,315 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"usher/config"
+	"usher/engine"
+	"usher/engine/embedded/broker"
+	"usher/engine/embedded/live"
+	"usher/engine/embedded/records"
+	pluginhost "usher/engine/ph"
+	"usher/engine/stomp"
+	"usher/server"
+)
+
+// stack is everything that one process runs, wired together from a
+// configuration. open makes it, run runs it, close gives back what open took.
+type stack struct {
+	cfg       *config.Config
+	log       zerolog.Logger
+	observers []engine.Observer
+
+	httpLn  net.Listener
+	stompLn net.Listener // nil: the broker is elsewhere
+	broker  *broker.Broker
+	records *records.Records
+	stomp   *stomp.Broker
+	host    *pluginhost.Host
+	hub     *live.Hub
+	engine  *engine.Engine
+	server  *server.Server
+	metrics *server.Metrics
+	undo    []func() error // in the order of making
+}
+
+// openStack opens stores and ports and builds all parts; nothing runs yet. What
+// cannot be had, a port or a folder, is found here. On an error nothing is left open.
+func openStack(cfg *config.Config, state string, log zerolog.Logger, observers ...engine.Observer) (s *stack, err error) {
+	s = &stack{cfg: cfg, log: log}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	s.metrics = server.NewMetrics(typeNames(cfg))
+	s.observers = append(observers, s.metrics)
+	for _, open := range []func() error{
+		s.openPorts,
+		func() error { return s.openState(state) },
+		s.openBroker, s.openPlugins, s.openEngine, s.openServer,
+	} {
+		if err := open(); err != nil {
+			return s, err
+		}
+	}
+	return s, nil
+}
+
+func (s *stack) openPorts() (err error) {
+	if s.httpLn, err = listen(s.cfg.Server.Listen, "--listen, or server: {listen: …}"); err != nil {
+		return err
+	}
+	s.undo = append(s.undo, quietClose(s.httpLn))
+	if s.embedded() {
+		if s.stompLn, err = listen(s.cfg.Embedded.Stomp, "--stomp, or embedded: {stomp: …}"); err != nil {
+			return err
+		}
+		s.undo = append(s.undo, quietClose(s.stompLn))
+	}
+	return nil
+}
+
+// embedded says whether the broker is in this process.
+func (s *stack) embedded() bool { return len(s.cfg.Broker.URLs) == 0 }
+
+// listen takes a port, or says what to do if it is taken.
+func listen(addr, setting string) (net.Listener, error) {
+	ln, err := net.Listen("tcp", addr)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fail(exitFailed, "%s is taken by another process: end that one, or choose another port with %s (port 0: any)", addr, setting)
+	}
+	if err != nil {
+		return nil, fail(exitFailed, "cannot listen on %s (%s): %w", addr, setting, err)
+	}
+	return ln, nil
+}
+
+// quietClose closes a listener that its server may have closed already.
+func quietClose(ln net.Listener) func() error {
+	return func() error {
+		if err := ln.Close(); !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	}
+}
+
+func (s *stack) openState(dir string) (err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fail(exitFailed, "the state folder cannot be made: %w", err)
+	}
+	if s.embedded() {
+		if s.broker, err = broker.Open(broker.Config{Dir: dir, MaxBodyBytes: brokerBody(s.cfg), Log: s.part("broker")}); err != nil {
+			return fail(exitFailed, "%w", err)
+		}
+		s.undo = append(s.undo, s.broker.Close)
+	}
+	if s.records, err = records.Open(records.Config{Path: filepath.Join(dir, "records.db"), Log: s.part("records")}); err != nil {
+		return fail(exitFailed, "%w", err)
+	}
+	s.undo = append(s.undo, s.records.Close)
+	return nil
+}
+
+// brokerBody is the longest body that the broker gives us whole: what is over
+// engine.maxBody and not over this is dead-lettered with its body.
+func brokerBody(cfg *config.Config) int { return 4 * int(cfg.Engine.MaxBody) }
+
+func (s *stack) openBroker() (err error) {
+	cfg := stomp.Config{
+		URLs: []string{s.stompURL()}, Login: s.cfg.Secrets.BrokerLogin, Passcode: s.cfg.Secrets.BrokerPasscode,
+		Queue: s.queue(), Window: s.cfg.Engine.Window, MaxBodyBytes: brokerBody(s.cfg), Log: s.part("stomp"),
+	}
+	if b := s.cfg.Broker; !s.embedded() {
+		cfg.URLs, cfg.HeartBeat = b.URLs, b.Heartbeat
+	}
+	s.stomp, err = stomp.New(cfg)
+	if err != nil {
+		return fail(exitInvalid, "%w", err)
+	}
+	s.undo = append(s.undo, s.stomp.Close)
+	return nil
+}
+
+func (s *stack) openPlugins() (err error) {
+	cfg := pluginhost.Config{
+		Plugins: map[string]pluginhost.Plugin{}, Types: map[string]string{},
+		Drain: s.cfg.Engine.Drain, Log: s.part("plugins"),
+	}
+	for name, p := range s.cfg.Plugins {
+		command, err := pluginCommand(p.Command)
+		if err != nil {
+			return err
+		}
+		cfg.Plugins[name] = pluginhost.Plugin{
+			Command: command, Dir: p.Dir, SHA256: p.SHA256, Files: p.Files, Env: p.Env, Grace: p.Grace,
+		}
+	}
+	for name, t := range s.cfg.Types {
+		cfg.Types[name] = t.Plugin
+	}
+	if s.host, err = pluginhost.New(cfg); err != nil {
+		return fail(exitInvalid, "%w", err)
+	}
+	return nil
+}
+
+// pluginCommand puts this very binary in the place of the word usher.
+func pluginCommand(command []string) ([]string, error) {
+	if command[0] != "usher" {
+		return command, nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fail(exitFailed, "the path of this binary cannot be told: %w", err)
+	}
+	return append([]string{self}, command[1:]...), nil
+}
+
+func (s *stack) openEngine() (err error) {
+	s.hub, err = live.New(live.Config{
+		Table: s.records, Log: s.part("live"),
+		NudgeFunc: func(id string, w engine.Watcher) { s.engine.Watch(id, w) },
+	})
+	if err != nil {
+		return err
+	}
+	s.undo = append(s.undo, s.hub.Close)
+	types := make(map[string]engine.Type, len(s.cfg.Types))
+	for name, t := range s.cfg.Types {
+		types[name] = engine.Type{
+			Priority: t.Priority, Timeout: t.Timeout, Attempts: t.Retry.Attempts, Backoff: t.Retry.Backoff,
+			Delay: t.Delay.Default, MaxAge: t.MaxAge,
+		}
+	}
+	s.engine, err = engine.New(engine.Config{
+		Broker: s.stomp, Records: s.records, Handler: s.host, Notifier: s.hub, Observer: everybody(s.observers), Log: s.part("engine"),
+		Queue: s.queue(), Slots: s.cfg.Engine.Slots, Window: s.cfg.Engine.Window, MaxBody: int(s.cfg.Engine.MaxBody),
+		Drain: s.cfg.Engine.Drain, Types: types, UnknownTypeWait: s.cfg.UnknownType.Wait,
+	})
+	return err
+}
+
+// everybody observes together.
+type everybody []engine.Observer
+
+func (e everybody) Observe(ev engine.Event) {
+	for _, o := range e {
+		o.Observe(ev)
+	}
+}
+
+func (s *stack) openServer() (err error) {
+	cfg := server.Config{
+		Addr: s.httpLn.Addr().String(), Token: s.cfg.Secrets.Token, Table: s.records, Broker: s.stomp, Engine: s.engine,
+		Metrics: s.metrics, PluginsFunc: s.plugins, Live: s.hub, Queue: s.queue(), Log: s.part("http"),
+		Checks: []server.Check{{Name: "broker", Func: s.brokerAlive}},
+	}
+	if s.embedded() {
+		cfg.QueuesFunc = s.queues
+	}
+	if s.server, err = server.New(cfg); err != nil {
+		return fail(exitInvalid, "%w", err)
+	}
+	return nil
+}
+
+// brokerAlive says whether anything came from the broker within two intervals.
+func (s *stack) brokerAlive(context.Context) error {
+	h := s.stomp.Health()
+	if !h.Connected {
+		return errors.New("not subscribed")
+	}
+	if silent := time.Since(h.LastFrame); h.Interval > 0 && silent > 2*h.Interval {
+		return fmt.Errorf("nothing came from the broker for %v", silent.Round(time.Second))
+	}
+	return nil
+}
+
+func (s *stack) plugins() []server.Plugin {
+	status := s.host.Status()
+	list := make([]server.Plugin, 0, len(status))
+	for _, p := range status {
+		list = append(list, server.Plugin{
+			Name: p.Name, State: string(p.State), Ready: p.State == pluginhost.Ready, Types: p.Types, PID: p.PID,
+			Credit: s.host.Credit(p.Name), Restarts: p.Restarts, Since: p.Since, Error: p.LastError,
+		})
+	}
+	return list
+}
+
+func (s *stack) queues() []server.Queue {
+	stats := s.broker.Stats().Queues
+	list := make([]server.Queue, 0, len(stats))
+	for _, q := range stats {
+		list = append(list, server.Queue{Name: q.Name, Size: q.Size, InFlight: q.InFlight, Oldest: q.Oldest})
+	}
+	return list
+}
+
+// run runs all parts until ctx ends, then stops them in an orderly way: the
+// engine first, what it stands on last.
+func (s *stack) run(ctx context.Context, more ...layer) error {
+	var layers []layer
+	if s.embedded() {
+		layers = append(layers, layer{"broker", func(ctx context.Context) error { return s.broker.Serve(ctx, s.stompLn) }})
+	}
+	layers = append(layers,
+		layer{"http", func(ctx context.Context) error { return s.server.Run(ctx, s.httpLn) }},
+		layer{"plugins", s.host.Run},
+		layer{"stomp", s.stomp.Run},
+		layer{"engine", s.engine.Run},
+	)
+	return runLayers(ctx, append(layers, more...)...)
+}
+
+// close gives back what open took, the last first.
+func (s *stack) close() error {
+	var errs []error
+	for _, undo := range slices.Backward(s.undo) {
+		errs = append(errs, undo())
+	}
+	s.undo = nil
+	return errors.Join(errs...)
+}
+
+// part is the log of one part.
+func (s *stack) part(name string) zerolog.Logger { return s.log.With().Str("part", name).Logger() }
+
+// queue is where producers send.
+func (s *stack) queue() string {
+	if s.embedded() {
+		return engine.WorkQueue
+	}
+	return s.cfg.Broker.Queue
+}
+
+// stompURL is where producers send to.
+func (s *stack) stompURL() string {
+	if s.embedded() {
+		return "stomp://" + s.stompLn.Addr().String()
+	}
+	return s.cfg.Broker.URLs[0]
+}
+
+func (s *stack) httpURL() string { return "http://" + s.httpLn.Addr().String() }
+
+func typeNames(cfg *config.Config) []string {
+	names := make([]string, 0, len(cfg.Types))
+	for name := range cfg.Types {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}

@@ -1,0 +1,121 @@
+package config
+
+import "time"
+
+// Config is all that usher is told by files, environment and flags, checked and
+// with every default filled in. Who loads it owns it; it is not changed after.
+type Config struct {
+	Engine      Engine            `koanf:"engine"`
+	UnknownType UnknownType       `koanf:"unknownType"`
+	Types       map[string]Type   `koanf:"types"`   // by message type
+	Plugins     map[string]Plugin `koanf:"plugins"` // by name
+	Broker      Broker            `koanf:"broker"`
+	Embedded    Embedded          `koanf:"embedded"`
+	Server      Server            `koanf:"server"`
+	Log         Log               `koanf:"log"`
+
+	// Secrets come from the environment only.
+	Secrets Secrets `koanf:"-"`
+	// Warnings are what loads and yet looks wrong.
+	Warnings []Problem `koanf:"-"`
+
+	origins map[string]Origin
+}
+
+// Engine says how much runs at once.
+type Engine struct {
+	// Slots is how many messages run at once, in all plugins together.
+	Slots int `koanf:"slots"`
+	// Window is how many un-acked messages the broker gives us of each lane.
+	Window int `koanf:"window"`
+	// Drain is how long a stop waits for the messages that run.
+	Drain time.Duration `koanf:"drain"`
+	// MaxBody is the longest body that is run, in bytes.
+	MaxBody int64 `koanf:"maxBody"`
+	// Memory is what the bodies in hand may take, in bytes.
+	Memory int64 `koanf:"memory"`
+}
+
+// UnknownType says what becomes of messages of a type that is not in Types.
+type UnknownType struct {
+	// Wait is how long such a message waits before it is dead-lettered; 0: it is at once.
+	Wait time.Duration `koanf:"wait"`
+}
+
+// Type is how messages of one type are run.
+type Type struct {
+	// Plugin names the entry of Config.Plugins that runs them.
+	Plugin string `koanf:"plugin"`
+	// Priority is 0 to 9 and replaces the message's own; nil keeps that.
+	Priority *int `koanf:"priority"`
+	// Timeout is how long one attempt may take.
+	Timeout time.Duration `koanf:"timeout"`
+	Retry   Retry         `koanf:"retry"`
+	Delay   Delay         `koanf:"delay"`
+	// MaxAge is how old a message may get by being deferred.
+	MaxAge time.Duration `koanf:"maxAge"`
+}
+
+// Retry is what happens when a handler answers with an error.
+type Retry struct {
+	// Attempts is how often a message is tried in all.
+	Attempts int `koanf:"attempts"`
+	// Backoff bounds the first wait between attempts; it doubles, up to 2 s.
+	Backoff time.Duration `koanf:"backoff"`
+}
+
+// Delay is how long messages wait before their first attempt.
+type Delay struct {
+	// Default is for messages that ask for no delay themselves.
+	Default time.Duration `koanf:"default"`
+}
+
+// Plugin is one plugin process.
+type Plugin struct {
+	// Command is the program and its arguments. The program is a bare name
+	// ("usher" is this very binary, others are looked for in PATH when the plugin
+	// starts) or an absolute path.
+	Command []string `koanf:"command"`
+	// Dir is the folder it runs in, absolute.
+	Dir string `koanf:"dir"`
+	// SHA256 is the digest that the program must have, 64 lower-case hex digits.
+	// Empty: any.
+	SHA256 string `koanf:"sha256"`
+	// Files are more files with the digest each must have, by absolute path.
+	Files map[string]string `koanf:"files"`
+	// Env is added to the little environment that a plugin gets.
+	Env map[string]string `koanf:"env"`
+	// Grace is how long it may take to end by itself before it is killed.
+	Grace time.Duration `koanf:"grace"`
+}
+
+// Broker is a STOMP broker of one's own.
+type Broker struct {
+	// URLs are its endpoints, of which one is live: stomp://host:port or
+	// stomp+ssl://host:port. None: the embedded broker is used.
+	URLs []string `koanf:"urls"`
+	// Queue is where producers send; its lanes are Queue.p0 to Queue.p9.
+	Queue string `koanf:"queue"`
+	// Heartbeat is how often either side gives a sign of life.
+	Heartbeat time.Duration `koanf:"heartbeat"`
+}
+
+// Embedded is the broker inside the process, used when Broker has no URLs.
+type Embedded struct {
+	// Stomp is the address it listens on, host:port. Empty if it is not used.
+	Stomp string `koanf:"stomp"`
+}
+
+// Server is the HTTP server.
+type Server struct {
+	// Listen is its address, host:port.
+	Listen string `koanf:"listen"`
+}
+
+// Log says what is logged.
+type Log struct {
+	// Level is trace, debug, info, warn or error.
+	Level string `koanf:"level"`
+	// Format is auto (console on a terminal, else json), json or console.
+	Format string `koanf:"format"`
+}

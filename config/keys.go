@@ -1,0 +1,190 @@
+package config
+
+import (
+	"strings"
+	"time"
+)
+
+// key is one row of the table of keys, from which all else is made: what is
+// accepted, what is said of it, the schema and the reference.
+type key struct {
+	// path has levels separated by a blank; * stands for a name that the user chooses.
+	path string
+	kind kind
+	// def is the default as YAML has it; empty: there is none.
+	def      string
+	required bool
+	// reload says that the key can be changed while usher runs.
+	reload bool
+	doc    string
+}
+
+const (
+	day = 24 * time.Hour
+	kib = 1 << 10
+	mib = 1 << 20
+	gib = 1 << 30
+)
+
+// keys is the table. Sections stand before what is in them.
+func keys() []key {
+	return []key{
+		{path: "engine", doc: "How much runs at once, and how much is kept in hand."},
+		{path: "engine slots", kind: count(1, 1024), def: "32", reload: true,
+			doc: "Messages that run at once, in all plugins together."},
+		{path: "engine window", kind: count(1, 1000), def: "100",
+			doc: "Messages in hand of each lane, un-acked: what the broker sends ahead."},
+		{path: "engine drain", kind: duration(time.Millisecond, 10*time.Minute), def: "10s", reload: true,
+			doc: "How long a stop waits for the messages that run. What is not done then is delivered again."},
+		{path: "engine maxBody", kind: size(kib, 32*mib), def: "1MiB",
+			doc: "The longest body that is run. A longer one is dead-lettered as too_large."},
+		{path: "engine memory", kind: size(mib, 1024*gib), def: "2GiB",
+			doc: "Memory for the bodies in hand. 11 lanes x window x maxBody must fit into it."},
+
+		{path: "types", doc: "Message types, by name: what the header type (JMSType) says."},
+		{path: "types *", kind: kind{names: ptr(typeName())}, doc: "How messages of this type are run."},
+		{path: "types * plugin", kind: anyText("the name of a plugin", "orders"), required: true, reload: true,
+			doc: "The plugin that runs them: a name under plugins."},
+		{path: "types * priority", kind: count(0, 9), reload: true,
+			doc: "Priority of all messages of this type, 9 first. Without it each message has its own."},
+		{path: "types * timeout", kind: duration(time.Millisecond, time.Hour), def: "30s", reload: true,
+			doc: "How long one attempt may take. Then the handler is cancelled, and the attempt has failed."},
+		{path: "types * retry", doc: "What happens when the handler answers with an error."},
+		{path: "types * retry attempts", kind: count(1, 100), def: "3", reload: true,
+			doc: "How often a message is tried in all. Then it is dead-lettered as exhausted."},
+		{path: "types * retry backoff", kind: duration(time.Millisecond, 2*time.Second), def: "200ms", reload: true,
+			doc: "The longest first wait between attempts. It doubles each time, up to 2s, and the wait is a random part of it."},
+		{path: "types * delay", doc: "How long messages wait before their first attempt."},
+		{path: "types * delay default", kind: duration(0, 30*day), def: "0s", reload: true,
+			doc: "The wait of a message whose headers ask for none."},
+		{path: "types * maxAge", kind: duration(time.Second, 30*day), def: "24h", reload: true,
+			doc: "How old a message may get by being deferred by its handler. Then it is dead-lettered."},
+
+		{path: "plugins", doc: "Plugin processes, by name."},
+		{path: "plugins *", kind: kind{names: ptr(pluginName())}, doc: "One plugin process."},
+		{path: "plugins * command", kind: listOf("a list, the program and its arguments", pattern("text", `^[^\x00]*$`, ""), "[./bin/orders, --fast]"), required: true, reload: true,
+			doc: "The program and its arguments, no shell. A program with a slash is relative to the folder of this file; one without is looked for in PATH when it starts; usher alone is this very binary."},
+		{path: "plugins * dir", kind: anyText("a folder", "plugins/orders"), reload: true,
+			doc: "The folder it runs in, relative to the folder of this file, which is the default."},
+		{path: "plugins * sha256", kind: digest(), reload: true,
+			doc: "The digest that the program must have, or it is not started."},
+		{path: "plugins * files", kind: tableOf("a mapping of files to their SHA-256 digests", anyText("a file", ""), digest(), "{main.py: 77c0…}"), reload: true,
+			doc: "More files with their digests, such as the script of an interpreter; relative to the folder of this file."},
+		{path: "plugins * env", kind: tableOf("a mapping of variables to their values", variableName(), scalar("text"), "{REGION: eu}"), reload: true,
+			doc: "Environment variables of the process, which gets none of usher's own."},
+		{path: "plugins * grace", kind: duration(time.Millisecond, time.Minute), def: "2s", reload: true,
+			doc: "How long a cancelled message, and a plugin that is told to end, may take until the process is killed."},
+
+		{path: "broker", doc: "A STOMP broker of your own. Without it the embedded broker is used."},
+		{path: "broker urls", kind: listOf("a list of URLs, stomp://host:port or stomp+ssl://host:port", endpoint(), "[stomp+ssl://b-1.example:61614]"), required: true,
+			doc: "Its endpoints, of which one is live. Login and passcode come from the environment: " + LoginVariable + ", " + PasscodeVariable + "."},
+		{path: "broker queue", kind: pattern("the name of a queue, 1 to 200 of A-Z a-z 0-9 . _ -", `^[A-Za-z0-9._-]{1,200}$`, "usher.work"), def: "usher.work",
+			doc: "The queue that producers send to. Its lanes are queue.p0 to queue.p9."},
+		{path: "broker heartbeat", kind: duration(100*time.Millisecond, 5*time.Minute), def: "10s",
+			doc: "How often either side gives a sign of life. A broker that is silent for two of them is left."},
+
+		{path: "embedded", doc: "The broker inside this process, used without broker."},
+		{path: "embedded stomp", kind: address(), def: "127.0.0.1:61613",
+			doc: "The address where producers reach it. It asks nobody for a login."},
+
+		{path: "server", doc: "The HTTP server: health, metrics, API, status over WebSocket."},
+		{path: "server listen", kind: address(), def: "127.0.0.1:8080",
+			doc: "Its address. One that is not loopback needs a token in the environment: " + TokenVariable + "."},
+
+		{path: "log", doc: "What is logged, on standard error."},
+		{path: "log level", kind: choice("trace", "debug", "info", "warn", "error"), def: "info", reload: true,
+			doc: "The least severe level that is logged."},
+		{path: "log format", kind: choice("auto", "json", "console"), def: "auto",
+			doc: "json is one object a line, console is for people; auto is console on a terminal, else json."},
+
+		{path: "unknownType", doc: "Messages of a type that is not under types."},
+		{path: "unknownType wait", kind: duration(0, 30*day), def: "0s", reload: true,
+			doc: "How long they wait before they are dead-lettered as unknown_type; 0s: not at all."},
+	}
+}
+
+func ptr[T any](v T) *T { return &v }
+
+func typeName() kind {
+	return pattern("1 to 128 of A-Z a-z 0-9 . _ -", `^[A-Za-z0-9._-]{1,128}$`, "order.placed")
+}
+
+// pluginName has no dots and slashes, so that it can be the name of a folder.
+func pluginName() kind {
+	return pattern("1 to 64 of A-Z a-z 0-9 _ -", `^[A-Za-z0-9_-]{1,64}$`, "orders")
+}
+
+func variableName() kind {
+	return pattern("a variable: A-Z a-z 0-9 _, no digit first", `^[A-Za-z_][A-Za-z0-9_]*$`, "REGION")
+}
+
+// shape is the table as a tree.
+type shape struct {
+	key
+	name string // the last level of the path
+	sub  []*shape
+	any  *shape // below a name that the user chooses; nil: there are none
+}
+
+// tree makes the tree of the table; its root is no key.
+func tree() *shape {
+	root := &shape{}
+	for _, k := range keys() {
+		at := root
+		levels := strings.Split(k.path, " ")
+		for _, l := range levels[:len(levels)-1] {
+			at = at.below(l)
+		}
+		s := &shape{key: k, name: levels[len(levels)-1]}
+		if s.name == "*" {
+			at.any = s
+		} else {
+			at.sub = append(at.sub, s)
+		}
+	}
+	return root
+}
+
+// below is the shape of what has this name; nil: there is none.
+func (s *shape) below(name string) *shape {
+	for _, sub := range s.sub {
+		if sub.name == name {
+			return sub
+		}
+	}
+	return s.any
+}
+
+// names are the keys of a section.
+func (s *shape) names() []string {
+	var names []string
+	for _, sub := range s.sub {
+		names = append(names, sub.name)
+	}
+	return names
+}
+
+// at finds the shape of a path; nil: there is none.
+func (s *shape) at(p path) *shape {
+	for _, name := range p {
+		if s = s.below(name); s == nil {
+			return nil
+		}
+	}
+	return s
+}
+
+// path is where a value stands, level by level.
+type path []string
+
+// separator stands between the levels of a path that is one string. No name may
+// have it; a dot would not do, types are full of them.
+const separator = "\x1f"
+
+func (p path) id() string { return strings.Join(p, separator) }
+
+// String is the path for people.
+func (p path) String() string { return printable(strings.Join(p, ".")) }
+
+// to is the path one level down; it shares nothing with p.
+func (p path) to(name string) path { return append(p[:len(p):len(p)], name) }

@@ -1,0 +1,136 @@
+package server
+
+import (
+	"time"
+
+	"usher/engine"
+)
+
+// Message is the answer of /api/v1/messages/{id}: what is known of a message.
+type Message struct {
+	ID string `json:"id"`
+	// Type and Priority are absent until the message was seen.
+	Type     string       `json:"type,omitempty"`
+	Priority *int         `json:"priority,omitempty"`
+	State    engine.State `json:"state"`
+	// Seen is false while only operators and watchers have named the id.
+	Seen bool `json:"seen"`
+	Hop  int  `json:"hop"`
+	// ProcessingTimestamp is the time before which it does not run, in Unix
+	// milliseconds; ProcessingTime is the same for people. SetBy is who set it.
+	ProcessingTimestamp *int64       `json:"processingTimestamp,omitempty"`
+	ProcessingTime      time.Time    `json:"processingTime,omitzero"`
+	SetBy               engine.DueBy `json:"setBy,omitempty"`
+	Attempts            int          `json:"attempts"`
+	Redeliveries        int          `json:"redeliveries"`
+	Reason              string       `json:"reason,omitempty"`
+	UpdatedAt           time.Time    `json:"updatedAt,omitzero"`
+	// Live is the last status from the engine of this process, while it has the
+	// message in hand.
+	Live *engine.Status `json:"live,omitempty"`
+}
+
+// Delay is the answer to a change of a message's time.
+type Delay struct {
+	Message
+
+	// TakesEffectWithin is the longest time until a message that waits follows
+	// the change, as in "30s"; Note says why.
+	TakesEffectWithin string `json:"takesEffectWithin"`
+	Note              string `json:"note"`
+}
+
+// DelayList is the answer of /api/v1/delays: a page of what waits, by the time it is due.
+type DelayList struct {
+	Items []Message `json:"items"`
+	// Next is the "after" of the next page; absent on the last.
+	Next string `json:"next,omitempty"`
+}
+
+// QueueReport is the answer of /api/v1/queues.
+type QueueReport struct {
+	// Levels are all ten, 9 first.
+	Levels []LevelReport `json:"levels"`
+	// Unsorted is the work queue itself, where messages are that no lane took.
+	Unsorted Backlog `json:"unsorted"`
+	// Dead is the queue of dead letters.
+	Dead Backlog `json:"dead"`
+	// Running counts the messages in handlers, by plugin.
+	Running map[string]int `json:"running"`
+	// InHand counts the messages that this engine was given and has not settled.
+	InHand int `json:"inHand"`
+	// Floor is the lowest level that may be taken now: lower ones are held while
+	// a higher lane is behind.
+	Floor int `json:"floor"`
+	// Connected says whether there is a session with the broker.
+	Connected bool `json:"connected"`
+	// Note says why numbers are null.
+	Note string `json:"note,omitempty"`
+}
+
+// LevelReport is one priority level.
+type LevelReport struct {
+	Level int `json:"level"`
+	Backlog
+	// Ready counts the messages in this engine that may run and have no slot
+	// yet, Running those that have one.
+	Ready   int `json:"ready"`
+	Running int `json:"running"`
+}
+
+// Backlog is what is in one queue at the broker; null is "not known".
+type Backlog struct {
+	Queue         string   `json:"queue"`
+	Size          *int     `json:"size"`
+	InFlight      *int     `json:"inFlight"`
+	Waiting       *int     `json:"waiting"` // Size less InFlight
+	OldestSeconds *float64 `json:"oldestSeconds"`
+}
+
+// PluginList is the answer of /api/v1/plugins.
+type PluginList struct {
+	Items []Plugin `json:"items"`
+}
+
+// Plugin is the state of one plugin process.
+type Plugin struct {
+	Name string `json:"name"`
+	// State is one word of the plugin host's.
+	State string `json:"state"`
+	// Ready says that it takes messages.
+	Ready bool     `json:"ready"`
+	Types []string `json:"types"`
+	PID   int      `json:"pid,omitempty"`
+	// Credit is how many messages it takes at once, those that it has included.
+	Credit int `json:"credit"`
+	// Restarts counts how often a process of it was started after the first.
+	Restarts int       `json:"restarts"`
+	Since    time.Time `json:"since,omitzero"`
+	// Error says, in one line, why it is not ready or what ended it last.
+	Error string `json:"error,omitempty"`
+}
+
+// Readiness is the answer of /readyz in JSON.
+type Readiness struct {
+	Ready  bool          `json:"ready"`
+	Checks []CheckResult `json:"checks"`
+}
+
+// CheckResult is how one check went. Detail is there with ?verbose only.
+type CheckResult struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail,omitempty"`
+}
+
+// RouteList is the answer of /api/v1.
+type RouteList struct {
+	Routes []Route `json:"routes"`
+}
+
+// Route is one path and what it is for.
+type Route struct {
+	Path    string   `json:"path"`
+	Methods []string `json:"methods"`
+	About   string   `json:"about"`
+}

@@ -1,0 +1,133 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"usher/engine"
+)
+
+// Table is what the server needs of the record table; see [engine.Table].
+type Table interface {
+	Record(ctx context.Context, id string) (engine.Record, error)
+	SetDue(ctx context.Context, id string, due time.Time) (engine.Record, error)
+	Waiting(ctx context.Context, after engine.Place, limit int) ([]engine.Record, error)
+}
+
+// Broker is what the server needs of the message broker; see [engine.Broker].
+type Broker interface {
+	Depths(ctx context.Context) (engine.Depths, error)
+}
+
+// Engine is what the server asks the engine of its process; see [engine.Engine].
+type Engine interface {
+	InHand(id string) (engine.Status, bool)
+	View() (engine.View, bool)
+}
+
+// What is passed in outside of tests.
+var (
+	_ Table  = engine.Table(nil)
+	_ Broker = engine.Broker(nil)
+	_ Engine = (*engine.Engine)(nil)
+)
+
+// Queue is what a broker in the same process knows of one of its queues.
+type Queue struct {
+	Name     string
+	Size     int       // messages in it, those in somebody's hand included
+	InFlight int       // of them delivered and not yet acked
+	Oldest   time.Time // when the oldest that waits was sent; zero: none waits
+}
+
+// Check is one more condition of readiness.
+type Check struct {
+	// Name is one word, for example "lanes". Checks of one name are one line;
+	// all of them must be well.
+	Name string
+	// Func returns nil when all is well. It is called concurrently with
+	// requests, at most once a second, and must obey its context, which ends
+	// after 3 s.
+	Func func(ctx context.Context) error
+}
+
+// Config is what a Server is made from. Addr, Table, Broker, Engine and Metrics
+// are required.
+type Config struct {
+	// Addr is the address that will be listened on, as in "127.0.0.1:8080".
+	// One that is not loopback needs a Token.
+	Addr string
+	// Token, if set, must come with every request but those for health, as
+	// "Authorization: Bearer <token>". It has at least MinTokenBytes bytes.
+	Token string
+	// Table is the record table.
+	Table Table
+	// Broker tells how much waits.
+	Broker Broker
+	// Engine is the engine of this process.
+	Engine Engine
+	// Metrics is what /metrics shows. It belongs to one Server.
+	Metrics *Metrics
+	// PluginsFunc lists the plugins. Nil: there are none. It must not block.
+	PluginsFunc func() []Plugin
+	// QueuesFunc lists the queues of a broker in the same process, which knows
+	// more than Depths says. Nil: Depths is asked. It must not block.
+	QueuesFunc func() []Queue
+	// Checks are asked for /readyz besides the engine, its broker session, the
+	// records and the plugins; for example how old the broker's last frame is,
+	// and whether a message of each level comes through its lane.
+	Checks []Check
+	// Live serves /ws. Nil: there is no such route.
+	Live http.Handler
+	// Queue is the name of the work queue. Default engine.WorkQueue.
+	Queue string
+	// Log gets what operators change, and what cannot be answered to anybody.
+	Log zerolog.Logger
+}
+
+// MinTokenBytes is the length of the shortest token that is accepted.
+const MinTokenBytes = 16
+
+func (c Config) withDefaults() Config {
+	if c.Queue == "" {
+		c.Queue = engine.WorkQueue
+	}
+	if c.PluginsFunc == nil {
+		c.PluginsFunc = func() []Plugin { return nil }
+	}
+	return c
+}
+
+// validate reports all that is wrong at once.
+func (c Config) validate() error {
+	var errs []error
+	if c.Table == nil || c.Broker == nil || c.Engine == nil || c.Metrics == nil {
+		errs = append(errs, errors.New("server: Table, Broker, Engine and Metrics are required"))
+	}
+	host, _, err := net.SplitHostPort(c.Addr)
+	switch {
+	case err != nil:
+		errs = append(errs, fmt.Errorf("server: the address %q is not of the form host:port, as in 127.0.0.1:8080: %w", c.Addr, err))
+	case c.Token == "" && !isLoopback(host):
+		errs = append(errs, fmt.Errorf("server: %s can be reached from other machines: set a token (USHER_TOKEN), or listen on 127.0.0.1", c.Addr))
+	case c.Token != "" && len(c.Token) < MinTokenBytes:
+		errs = append(errs, fmt.Errorf("server: the token has %d bytes, at least %d are needed; make one with: openssl rand -hex 32", len(c.Token), MinTokenBytes))
+	}
+	return errors.Join(errs...)
+}
+
+// isLoopback says whether a host can be reached from this machine only.
+func isLoopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.Unmap().IsLoopback()
+}

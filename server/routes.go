@@ -1,0 +1,121 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	maxBody        = 4 << 10          // bytes of a request's body
+	requestTimeout = 10 * time.Second // for what a request asks of others
+)
+
+// endpoint answers one method of one route. An error is answered as a problem.
+type endpoint func(w http.ResponseWriter, r *http.Request) error
+
+// route is one path. A route with a handler answers GET with it.
+type route struct {
+	path    string // a pattern of http.ServeMux
+	about   string
+	open    bool // needs no token
+	methods map[string]endpoint
+	handler http.Handler
+}
+
+func (s *Server) routes() []route {
+	get := func(e endpoint) map[string]endpoint { return map[string]endpoint{http.MethodGet: e} }
+	routes := []route{
+		{path: "/livez", about: "200 while the process serves", open: true, methods: get(s.livez)},
+		{path: "/readyz", about: "200 when messages can be run, else 503; one line a check, with reasons if ?verbose", open: true, methods: get(s.readyz)},
+		{path: "/metrics", about: "Prometheus metrics", handler: s.metricsHandler()},
+		{path: "/api/v1", about: "this list", methods: get(s.index)},
+		{path: "/api/v1/messages/{id...}", about: "where a message is", methods: get(s.message)},
+		{path: "/api/v1/delays", about: "what waits, by the time it is due; ?limit and ?after page", methods: get(s.delays)},
+		{path: "/api/v1/delays/{id...}", about: `PUT {"until":"<RFC 3339>"} or {"in":"15m"} moves a message, DELETE releases it now`, methods: map[string]endpoint{
+			http.MethodPut: s.setDelay, http.MethodDelete: s.release,
+		}},
+		{path: "/api/v1/queues", about: "how much waits, level by level", methods: get(s.queues)},
+		{path: "/api/v1/plugins", about: "the plugins and how they are", methods: get(s.plugins)},
+	}
+	if s.cfg.Live != nil {
+		routes = append(routes, route{path: "/ws", about: `WebSocket: {"action":"subscribe","id":"…"} tells where a message is, live`, handler: s.cfg.Live})
+	}
+	return routes
+}
+
+// allowed lists the methods of a route.
+func (r route) allowed() []string {
+	if r.handler != nil {
+		return []string{http.MethodGet}
+	}
+	return slices.Sorted(maps.Keys(r.methods))
+}
+
+// newMux puts the routes together. What no route takes is a problem as well.
+func (s *Server) newMux() *http.ServeMux {
+	mux := http.NewServeMux()
+	for _, route := range s.routes() {
+		h := s.dispatch(route)
+		if !route.open {
+			h = s.requireToken(h)
+		}
+		mux.Handle(route.path, h)
+	}
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		writeProblem(w, problem(http.StatusNotFound, "no_route", "no such route", "", "GET /api/v1 lists the routes"))
+	})
+	return mux
+}
+
+// dispatch calls the endpoint of the method.
+func (s *Server) dispatch(route route) http.Handler {
+	allow := strings.Join(route.allowed(), ", ")
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		method := r.Method
+		if method == http.MethodHead {
+			method = http.MethodGet
+		}
+		e := route.methods[method]
+		switch {
+		case e != nil:
+			s.call(e, w, r)
+		case route.handler != nil && method == http.MethodGet:
+			route.handler.ServeHTTP(w, r)
+		default:
+			w.Header().Set("Allow", allow)
+			writeProblem(w, problem(http.StatusMethodNotAllowed, "bad_method", "the method is not allowed here",
+				r.Method+" is not one of: "+allow, ""))
+		}
+	})
+}
+
+// call runs an endpoint within its limits.
+func (s *Server) call(e endpoint, w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
+	defer cancel()
+	r = r.WithContext(ctx)
+	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	err := e(w, r)
+	if err == nil {
+		return
+	}
+	p, known := asProblem(err)
+	if !known && !errors.Is(r.Context().Err(), context.Canceled) {
+		s.cfg.Log.Error().Err(err).Str("method", r.Method).Str("path", r.URL.Path).Msg("a request failed")
+	}
+	writeProblem(w, p)
+}
+
+func (s *Server) index(w http.ResponseWriter, _ *http.Request) error {
+	list := RouteList{Routes: []Route{}}
+	for _, r := range s.routes() {
+		list.Routes = append(list.Routes, Route{Path: r.path, Methods: r.allowed(), About: r.about})
+	}
+	writeJSON(w, http.StatusOK, list)
+	return nil
+}
