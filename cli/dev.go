@@ -59,7 +59,7 @@ exit 0 only if none is missing.`,
 	return c
 }
 
-func (d *developing) run(c *cobra.Command) error {
+func (d *developing) run(c *cobra.Command) (err error) {
 	if d.length < 0 {
 		return fail(exitUsage, "--for %v is negative", d.length)
 	}
@@ -72,7 +72,7 @@ func (d *developing) run(c *cobra.Command) error {
 		if state, err = os.MkdirTemp("", "usher-demo-"); err != nil {
 			return fail(exitFailed, "the demo needs a temporary folder: %w", err)
 		}
-		defer os.RemoveAll(state)
+		defer func() { err = errors.Join(err, os.RemoveAll(state)) }()
 	}
 	show := newShow(c.OutOrStdout(), d.demo)
 	board := demo.NewBoard()
@@ -84,7 +84,7 @@ func (d *developing) run(c *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	defer s.close()
+	defer func() { err = errors.Join(err, s.close()) }()
 	d.banner(c.ErrOrStderr(), s, from, state)
 
 	ctx := c.Context()

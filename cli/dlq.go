@@ -231,15 +231,20 @@ func redrive(c *cobra.Command, want filter, dryRun bool) error {
 		return err
 	}
 	defer client.Close()
-	var sent, done []string
+	sent, done := []string{}, []string{}
+	hops := map[string]string{} // of what was sent, by id
 	err = eachDead(c, client, want, func(d engine.Delivery) (bool, error) {
 		id := d.Headers[engine.HeaderID]
+		if hop, again := hops[id]; again && hop != d.Headers[engine.HeaderHop] {
+			return false, nil // we sent it just now, and it is back already
+		}
 		var m server.Message
 		if err := newAPI().call(c.Context(), http.MethodGet, messagePath("messages", id), nil, &m); err == nil && m.State == engine.Done {
 			done = append(done, id)
 			return false, nil
 		}
 		sent = append(sent, id)
+		hops[id] = d.Headers[engine.HeaderHop]
 		if dryRun {
 			return false, nil
 		}

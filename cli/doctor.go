@@ -77,7 +77,11 @@ func printFindings(c *cobra.Command, findings []finding) error {
 func readiness(ctx context.Context, r *server.Readiness) error {
 	a := newAPI()
 	a.http.Timeout = 5 * time.Second
-	resp, err := a.get(ctx, "/readyz")
+	path := "/readyz"
+	if r != nil {
+		path += "?verbose"
+	}
+	resp, err := a.get(ctx, path)
 	if err != nil {
 		return err
 	}
@@ -106,10 +110,10 @@ func examine(ctx context.Context) []finding {
 		add("config", err, "./usher.yaml is valid", "usher config validate")
 	}
 	client, err := dialBroker(ctx)
-	add("broker", err, strings.Join(brokerConfig().URLs, ", ")+" answers", "start it, or set USHER_BROKER")
 	if err == nil {
-		client.Close()
+		err = client.Close()
 	}
+	add("stomp", err, strings.Join(brokerConfig().URLs, ", ")+" answers", "start it, or set USHER_BROKER")
 	var r server.Readiness
 	if err := readiness(ctx, &r); err != nil {
 		add("engine", err, "", "start `usher dev` or `usher run`, or set USHER_URL")

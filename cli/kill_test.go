@@ -64,7 +64,7 @@ func (l *ledger) produce(ctx context.Context, u *usher, producer int) {
 		l.mu.Lock()
 		l.acknowledged = append(l.acknowledged, id)
 		l.mu.Unlock()
-		pause(ctx, 2*time.Millisecond)
+		pause(ctx, 10*time.Millisecond)
 	}
 }
 

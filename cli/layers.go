@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // layer is one long-running part. Those that come later stand on those before.
@@ -41,9 +42,9 @@ func runLayers(ctx context.Context, layers ...layer) error {
 	case <-first:
 	}
 	var errs []error
-	for i := len(parts) - 1; i >= 0; i-- {
-		parts[i].stop()
-		errs = append(errs, <-parts[i].ended)
+	for _, part := range slices.Backward(parts) {
+		part.stop()
+		errs = append(errs, <-part.ended)
 	}
 	return errors.Join(errs...)
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"net/http"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -34,7 +35,7 @@ func msgCommand() *cobra.Command {
 func printMessage(c *cobra.Command, m server.Message) error {
 	rows := [][2]string{{"id", m.ID}, {"type", m.Type}}
 	if m.Priority != nil {
-		rows = append(rows, [2]string{"priority", fmt.Sprint(*m.Priority)})
+		rows = append(rows, [2]string{"priority", strconv.Itoa(*m.Priority)})
 	}
 	state := string(m.State)
 	if m.Reason != "" {
@@ -54,7 +55,7 @@ func printMessage(c *cobra.Command, m server.Message) error {
 	if !m.ProcessingTime.IsZero() {
 		rows = append(rows, [2]string{"not before", when(m.ProcessingTime) + ", set by " + string(m.SetBy)})
 	}
-	rows = append(rows, [2]string{"attempts", fmt.Sprint(m.Attempts)}, [2]string{"copies", fmt.Sprint(m.Hop)})
+	rows = append(rows, [2]string{"attempts", strconv.Itoa(m.Attempts)}, [2]string{"copies", strconv.Itoa(m.Hop)})
 	if !m.UpdatedAt.IsZero() {
 		rows = append(rows, [2]string{"updated", when(m.UpdatedAt)})
 	}

@@ -16,6 +16,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
+
+	"usher/engine/stomp"
 	"usher/server"
 )
 
@@ -101,7 +104,7 @@ func freePort(t *testing.T) string {
 func (u *usher) start() {
 	u.t.Helper()
 	u.stderr = &bytes.Buffer{}
-	u.cmd = exec.Command(binary(u.t), "dev", "--listen", u.http, "--stomp", u.stomp) //nolint:noctx // it is ended by kill or stop
+	u.cmd = exec.Command(binary(u.t), "dev", "--listen", u.http, "--stomp", u.stomp)
 	u.cmd.Dir, u.cmd.Stderr = u.dir, u.stderr
 	if err := u.cmd.Start(); err != nil {
 		u.t.Fatal(err)
@@ -153,6 +156,21 @@ func (u *usher) eventually(most time.Duration, what string, f func() bool) {
 			u.t.Fatalf("it is not %s after %v\n%s", what, most, u.stderr)
 		}
 	}
+}
+
+// dial is a producer's connection to it.
+func (u *usher) dial() *stomp.Client {
+	u.t.Helper()
+	client, err := stomp.Dial(u.t.Context(), stomp.Config{URLs: []string{"stomp://" + u.stomp}, Log: zerolog.Nop()})
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	u.t.Cleanup(func() {
+		if err := client.Close(); err != nil {
+			u.t.Error(err)
+		}
+	})
+	return client
 }
 
 // get asks the running usher and gives the status; 0 if it does not answer.

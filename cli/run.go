@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -25,7 +26,7 @@ way: nothing new is started, what runs may finish within engine.drain, exit 0.
 Secrets come from the environment: USHER_BROKER_LOGIN, USHER_BROKER_PASSCODE, USHER_TOKEN.`,
 		Example: `  usher run --config usher.yaml
   USHER__ENGINE__SLOTS=64 usher run --config base.yaml --config prod.yaml`,
-		RunE: func(c *cobra.Command, _ []string) error {
+		RunE: func(c *cobra.Command, _ []string) (err error) {
 			cfg, err := config.Load(config.Options{Files: files, Environ: os.Environ()})
 			if err != nil {
 				return err
@@ -38,7 +39,7 @@ Secrets come from the environment: USHER_BROKER_LOGIN, USHER_BROKER_PASSCODE, US
 			if err != nil {
 				return err
 			}
-			defer s.close()
+			defer func() { err = errors.Join(err, s.close()) }()
 			log.Info().Str("broker", s.stompURL()).Str("http", s.httpURL()).Str("version", buildInfo().Version).Msg("usher runs")
 			return s.run(c.Context())
 		},

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"strconv"
 	"strings"
@@ -170,10 +171,7 @@ func sendAll(c *cobra.Command, client sender, ids []string, headers map[string]s
 	g.SetLimit(64)
 	for _, id := range ids {
 		g.Go(func() error {
-			h := make(map[string]string, len(headers)+1)
-			for name, value := range headers {
-				h[name] = value
-			}
+			h := maps.Clone(headers)
 			h[engine.HeaderID] = id
 			return client.Send(ctx, engine.Outgoing{Queue: engine.WorkQueue, Headers: h, Body: body})
 		})

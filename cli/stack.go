@@ -53,7 +53,7 @@ func openStack(cfg *config.Config, state string, log zerolog.Logger, observers .
 		}
 	}()
 	s.metrics = server.NewMetrics(typeNames(cfg))
-	s.observers = append(observers, s.metrics)
+	s.observers = append(slices.Clone(observers), s.metrics)
 	for _, open := range []func() error{
 		s.openPorts,
 		func() error { return s.openState(state) },
@@ -85,7 +85,8 @@ func (s *stack) embedded() bool { return len(s.cfg.Broker.URLs) == 0 }
 
 // listen takes a port, or says what to do if it is taken.
 func listen(addr, setting string) (net.Listener, error) {
-	ln, err := net.Listen("tcp", addr)
+	var lc net.ListenConfig
+	ln, err := lc.Listen(context.Background(), "tcp", addr)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fail(exitFailed, "%s is taken by another process: end that one, or choose another port with %s (port 0: any)", addr, setting)
 	}

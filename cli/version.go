@@ -2,9 +2,9 @@ package cli
 
 import (
 	"encoding/json"
-	"fmt"
 	"runtime"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -43,8 +43,7 @@ func versionCommand() *cobra.Command {
 			if wantsJSON(c) {
 				return printJSON(c, b)
 			}
-			_, err := fmt.Fprintln(c.OutOrStdout(), "usher", b.Version, b.Commit, b.Go)
-			return err
+			return printLines(c, strings.Join(strings.Fields("usher "+b.Version+" "+b.Commit+" "+b.Go), " "))
 		},
 	}
 }

@@ -108,7 +108,7 @@ func (w *watcher) untilFinal(ctx context.Context, c *cobra.Command, n int) error
 	}
 	for id, state := range final {
 		if state != engine.Done {
-			return fail(exitFailed, "%s is %s; `usher msg show %s` says more", id, state, id)
+			return fail(exitFailed, "%s is %s; `usher msg show %s` and `usher dlq show %s` say more", id, state, id, id)
 		}
 	}
 	return nil

@@ -44,4 +44,4 @@ func Timeout(d time.Duration, h Handler) Handler {
 type timeoutError struct{ after time.Duration }
 
 func (e *timeoutError) Error() string        { return fmt.Sprintf("stopped after %v", e.after) }
-func (e *timeoutError) Is(target error) bool { return target == context.DeadlineExceeded } //nolint:errorlint // as Is is defined
+func (e *timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }

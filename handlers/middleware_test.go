@@ -72,7 +72,7 @@ func TestTimeout(t *testing.T) {
 	}{
 		{"in time", answering(nil), handlers.Outcome{Kind: handlers.Done}, 0},
 		{"a failure in time", answering(errStock), handlers.Outcome{Kind: handlers.Retry, Err: errStock}, 0},
-		{"too late", obeying(nil), handlers.Outcome{Kind: handlers.Retry, Code: "timeout", Err: context.DeadlineExceeded}, 5 * time.Second},
+		{"too late", obeying(nil), handlers.Outcome{Kind: handlers.Retry, Code: "timeout", Err: errors.New("stopped after 5s: context deadline exceeded")}, 5 * time.Second},
 		{"too late with words of its own", obeying(errStock), handlers.Outcome{Kind: handlers.Retry, Code: "timeout", Err: errors.New("stopped after 5s: no stock")}, 5 * time.Second},
 		{"an answer knows better", obeying(handlers.Permanent(errStock, "x")), handlers.Outcome{Kind: handlers.Rejected, Code: "x", Err: errStock}, 5 * time.Second},
 		{"RetryAfter knows better", obeying(handlers.RetryAfter(time.Minute, errStock)), handlers.Outcome{Kind: handlers.Retry, After: time.Minute, Err: errStock}, 5 * time.Second},

@@ -2,11 +2,12 @@ package demo
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"usher/engine"
 )
@@ -58,23 +59,13 @@ func scenes() []scene {
 	}
 }
 
-// Run plays until ctx ends, and returns nil then.
+// Run plays until ctx ends, and returns nil then. The error is of a send.
 func (p *Player) Run(ctx context.Context) error {
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	var wg sync.WaitGroup
+	g, ctx := errgroup.WithContext(ctx)
 	for _, s := range scenes() {
-		wg.Go(func() {
-			if err := p.play(ctx, s); err != nil {
-				stop(err)
-			}
-		})
+		g.Go(func() error { return p.play(ctx, s) })
 	}
-	wg.Wait()
-	if cause := context.Cause(ctx); cause != nil && !errors.Is(ctx.Err(), cause) {
-		return cause
-	}
-	return nil
+	return g.Wait()
 }
 
 func (p *Player) play(ctx context.Context, s scene) error {
