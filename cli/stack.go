@@ -18,7 +18,7 @@ import (
 	"usher/engine/embedded/broker"
 	"usher/engine/embedded/live"
 	"usher/engine/embedded/records"
-	pluginhost "usher/engine/ph"
+	"usher/engine/pluginhost"
 	"usher/engine/stomp"
 	"usher/server"
 )

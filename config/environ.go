@@ -14,10 +14,11 @@ import (
 // variables begins the name of each environment variable that is a key.
 const variables = "USHER__"
 
-// environ checks the environment and gives a koanf source of what it sets.
-func (l *layer) environ(environ []string, root *shape) koanf.Provider {
+// environ checks the environment and gives a koanf source of what it sets. It
+// reads at once: where a value came from must be noted in the order of the layers.
+func (l *layer) environ(environ []string, root *shape) (koanf.Provider, error) {
 	taken := map[string]string{}
-	return env.Provider(separator, env.Opt{
+	values, err := env.Provider(separator, env.Opt{
 		Prefix:      variables,
 		EnvironFunc: func() []string { return slices.Sorted(slices.Values(environ)) },
 		TransformFunc: func(name, text string) (string, any) {
@@ -42,7 +43,11 @@ func (l *layer) environ(environ []string, root *shape) koanf.Provider {
 			}
 			return p.id(), v
 		},
-	})
+	}).Read()
+	if err != nil {
+		return nil, fmt.Errorf("config: environment: %w", err)
+	}
+	return confmap.Provider(values, ""), nil
 }
 
 // variable finds the key that levels in capitals stand for. If there is none,
@@ -157,7 +162,11 @@ func (s setting) unknown(root *shape) {
 	}
 	u := unknownKey(root, up, at, name)
 	if u.meant != nil && s.origin.Variable != "" {
-		u.Message = fmt.Sprintf("unknown key %s (did you mean %s?)", quote(u.Path), variableOf(u.meant))
+		meant := variableOf(u.meant)
+		if root.at(u.meant).kind.form == section {
+			meant += "__…"
+		}
+		u.Message = fmt.Sprintf("unknown key %s (did you mean %s?)", quote(u.Path), meant)
 	}
 	s.problem(u.Problem)
 }
@@ -200,7 +209,7 @@ func (s setting) read(text string) (any, bool) {
 // list reads items with commas between them.
 func (s setting) list(text string, k kind) (any, bool) {
 	var items []string
-	for _, item := range strings.Split(text, ",") {
+	for item := range strings.SplitSeq(text, ",") {
 		item = strings.TrimSpace(item)
 		v, err := k.values.parseFunc(item)
 		if err != nil {
@@ -208,7 +217,7 @@ func (s setting) list(text string, k kind) (any, bool) {
 			s.problem(wrongValue(s.path, item, *k.values, err))
 			continue
 		}
-		items = append(items, k.values.showFunc(v))
+		items = append(items, fmt.Sprint(v))
 	}
 	return items, !s.broken[s.path.id()]
 }

@@ -91,7 +91,9 @@ func (s *shape) explain() string {
 	}
 	row("value", s.kind.words)
 	row("default", s.defaultText())
-	row("example", s.kind.like)
+	if s.kind.like != s.def {
+		row("example", s.kind.like)
+	}
 	p := path(strings.Split(s.path, " "))
 	if onlyInFiles(p) {
 		row("environment", "none: it is set in files only")

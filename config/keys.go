@@ -1,6 +1,7 @@
 package config
 
 import (
+	"slices"
 	"strings"
 	"time"
 )
@@ -14,6 +15,7 @@ type key struct {
 	// def is the default as YAML has it; empty: there is none.
 	def      string
 	required bool
+	orElse   string // what can be done instead of adding it
 	// reload says that the key can be changed while usher runs.
 	reload bool
 	doc    string
@@ -42,7 +44,7 @@ func keys() []key {
 			doc: "Memory for the bodies in hand. 11 lanes x window x maxBody must fit into it."},
 
 		{path: "types", doc: "Message types, by name: what the header type (JMSType) says."},
-		{path: "types *", kind: kind{names: ptr(typeName())}, doc: "How messages of this type are run."},
+		{path: "types *", kind: kind{names: new(typeName())}, doc: "How messages of this type are run."},
 		{path: "types * plugin", kind: anyText("the name of a plugin", "orders"), required: true, reload: true,
 			doc: "The plugin that runs them: a name under plugins."},
 		{path: "types * priority", kind: count(0, 9), reload: true,
@@ -61,7 +63,7 @@ func keys() []key {
 			doc: "How old a message may get by being deferred by its handler. Then it is dead-lettered."},
 
 		{path: "plugins", doc: "Plugin processes, by name."},
-		{path: "plugins *", kind: kind{names: ptr(pluginName())}, doc: "One plugin process."},
+		{path: "plugins *", kind: kind{names: new(pluginName())}, doc: "One plugin process."},
 		{path: "plugins * command", kind: listOf("a list, the program and its arguments", pattern("text", `^[^\x00]*$`, ""), "[./bin/orders, --fast]"), required: true, reload: true,
 			doc: "The program and its arguments, no shell. A program with a slash is relative to the folder of this file; one without is looked for in PATH when it starts; usher alone is this very binary."},
 		{path: "plugins * dir", kind: anyText("a folder", "plugins/orders"), reload: true,
@@ -76,7 +78,7 @@ func keys() []key {
 			doc: "How long a cancelled message, and a plugin that is told to end, may take until the process is killed."},
 
 		{path: "broker", doc: "A STOMP broker of your own. Without it the embedded broker is used."},
-		{path: "broker urls", kind: listOf("a list of URLs, stomp://host:port or stomp+ssl://host:port", endpoint(), "[stomp+ssl://b-1.example:61614]"), required: true,
+		{path: "broker urls", kind: listOf("a list of URLs, stomp://host:port or stomp+ssl://host:port", endpoint(), "[stomp+ssl://b-1.example:61614]"), required: true, orElse: ", or remove broker to use the embedded one",
 			doc: "Its endpoints, of which one is live. Login and passcode come from the environment: " + LoginVariable + ", " + PasscodeVariable + "."},
 		{path: "broker queue", kind: pattern("the name of a queue, 1 to 200 of A-Z a-z 0-9 . _ -", `^[A-Za-z0-9._-]{1,200}$`, "usher.work"), def: "usher.work",
 			doc: "The queue that producers send to. Its lanes are queue.p0 to queue.p9."},
@@ -103,8 +105,6 @@ func keys() []key {
 	}
 }
 
-func ptr[T any](v T) *T { return &v }
-
 func typeName() kind {
 	return pattern("1 to 128 of A-Z a-z 0-9 . _ -", `^[A-Za-z0-9._-]{1,128}$`, "order.placed")
 }
@@ -130,6 +130,9 @@ type shape struct {
 func tree() *shape {
 	root := &shape{}
 	for _, k := range keys() {
+		if k.kind.like == "" {
+			k.kind.like = k.def
+		}
 		at := root
 		levels := strings.Split(k.path, " ")
 		for _, l := range levels[:len(levels)-1] {
@@ -187,4 +190,4 @@ func (p path) id() string { return strings.Join(p, separator) }
 func (p path) String() string { return printable(strings.Join(p, ".")) }
 
 // to is the path one level down; it shares nothing with p.
-func (p path) to(name string) path { return append(p[:len(p):len(p)], name) }
+func (p path) to(name string) path { return append(slices.Clip(p), name) }

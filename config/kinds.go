@@ -24,8 +24,8 @@ type kind struct {
 	// parseFunc reads one value. Its error says what to do; it may be empty,
 	// words say the rest.
 	parseFunc func(text string) (any, error)
-	// showFunc is the inverse of parseFunc.
-	showFunc func(v any) string
+	// showFunc writes a value of a number or a quantity.
+	showFunc func(n int64) string
 	// names and values are the kinds of the names and values of a table; values
 	// alone, of the items of a list.
 	names, values *kind
@@ -44,14 +44,14 @@ const (
 	table
 )
 
-func showText(v any) string { return fmt.Sprint(v) }
+func showNumber(n int64) string { return strconv.FormatInt(n, 10) }
 
 // count is a whole number.
 func count(lo, hi int) kind {
 	return kind{
 		form: number, words: fmt.Sprintf("a whole number, %d to %d", lo, hi),
 		schema:   map[string]any{"type": "integer", "minimum": lo, "maximum": hi},
-		showFunc: showText,
+		showFunc: showNumber,
 		parseFunc: func(s string) (any, error) {
 			n, err := strconv.Atoi(s)
 			switch {
@@ -68,11 +68,11 @@ func count(lo, hi int) kind {
 // duration is a length of time in Go's syntax, and days.
 func duration(lo, hi time.Duration) kind {
 	return kind{
-		form: quantity, words: fmt.Sprintf("a duration, %s to %s", showDuration(lo), showDuration(hi)), like: "1m30s",
+		form: quantity, words: fmt.Sprintf("a duration, %s to %s", showDuration(lo), showDuration(hi)),
 		schema: map[string]any{"anyOf": []any{
 			map[string]any{"type": "string", "pattern": durations}, map[string]any{"const": 0},
 		}},
-		showFunc: func(v any) string { return showDuration(v.(time.Duration)) },
+		showFunc: func(n int64) string { return showDuration(time.Duration(n)) },
 		parseFunc: func(s string) (any, error) {
 			d, err := parseDuration(s)
 			switch {
@@ -136,12 +136,12 @@ func showDuration(d time.Duration) string {
 // size is a number of bytes, an int64.
 func size(lo, hi int64) kind {
 	return kind{
-		form: quantity, words: fmt.Sprintf("a size, %s to %s", showSize(lo), showSize(hi)), like: "512KiB",
+		form: quantity, words: fmt.Sprintf("a size, %s to %s", showSize(lo), showSize(hi)),
 		schema: map[string]any{"anyOf": []any{
 			map[string]any{"type": "string", "pattern": `^[0-9]+(KiB|MiB|GiB)?$`},
 			map[string]any{"type": "integer", "minimum": lo, "maximum": hi},
 		}},
-		showFunc: func(v any) string { return showSize(v.(int64)) },
+		showFunc: showSize,
 		parseFunc: func(s string) (any, error) {
 			n, err := parseSize(s)
 			switch {
@@ -192,14 +192,14 @@ func showSize(n int64) string {
 			return fmt.Sprintf("%d%s", n/u.bytes, u.name)
 		}
 	}
-	return strconv.FormatInt(n, 10)
+	return showNumber(n)
 }
 
 // choice is one of a few words.
 func choice(words ...string) kind {
 	return kind{
 		form: text, words: "one of " + strings.Join(words, ", "),
-		schema: map[string]any{"enum": words}, showFunc: showText,
+		schema: map[string]any{"enum": words},
 		parseFunc: func(s string) (any, error) {
 			if slices.Contains(words, s) {
 				return s, nil
@@ -217,7 +217,7 @@ func pattern(words, expression, like string) kind {
 	re := regexp.MustCompile(expression)
 	return kind{
 		form: text, words: words, like: like,
-		schema: map[string]any{"type": "string", "pattern": expression}, showFunc: showText,
+		schema: map[string]any{"type": "string", "pattern": expression},
 		parseFunc: func(s string) (any, error) {
 			if !re.MatchString(s) {
 				return nil, errors.New("")
@@ -229,7 +229,7 @@ func pattern(words, expression, like string) kind {
 
 // anyText is text without control characters, of at least one.
 func anyText(words, like string) kind {
-	return pattern(words, `^[^\x00-\x1f\x7f]+$`, like)
+	return pattern(words, `^[^\x00-\x1f\x7f-\x9f]+$`, like)
 }
 
 // scalar is a value of a table: whatever is written, as text.
@@ -243,6 +243,7 @@ func scalar(words string) kind {
 // digest is a SHA-256 in hex.
 func digest() kind {
 	k := pattern("a SHA-256 digest, 64 hex digits", `^[0-9A-Fa-f]{64}$`, "as sha256sum prints it")
+	k.form = literal // one of digits only is no number
 	parse := k.parseFunc
 	k.parseFunc = func(s string) (any, error) {
 		if _, err := parse(s); err != nil {
@@ -257,7 +258,7 @@ func digest() kind {
 func address() kind {
 	return kind{
 		form: text, words: "an address, host:port", like: "127.0.0.1:8080",
-		schema: map[string]any{"type": "string", "pattern": `^.*:[0-9]{1,5}$`}, showFunc: showText,
+		schema: map[string]any{"type": "string", "pattern": `^.*:[0-9]{1,5}$`},
 		parseFunc: func(s string) (any, error) {
 			_, port, err := net.SplitHostPort(s)
 			if err != nil || !isPort(port) || strings.ContainsAny(s, " /@") {
@@ -277,8 +278,7 @@ func isPort(s string) bool {
 func endpoint() kind {
 	return kind{
 		form: text, words: "a URL, stomp://host:port or stomp+ssl://host:port", like: "stomp+ssl://broker.example:61614",
-		schema:   map[string]any{"type": "string", "pattern": `^stomp(\+ssl)?://[^/@?#]+/?$`},
-		showFunc: showText,
+		schema: map[string]any{"type": "string", "pattern": `^stomp(\+ssl)?://[^/@?#]+/?$`},
 		parseFunc: func(s string) (any, error) {
 			u, err := url.Parse(s)
 			switch {

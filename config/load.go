@@ -35,7 +35,11 @@ func Load(o Options) (*Config, error) {
 	l := &loader{root: tree(), layer: newLayer(nil)}
 	l.report = func(p Problem) { l.problems = append(l.problems, p) }
 	providers := l.files(o)
-	providers = append(providers, l.environ(o.Environ, l.root), l.flags(o.Flags, l.root))
+	environment, err := l.environ(o.Environ, l.root)
+	if err != nil {
+		return nil, err
+	}
+	providers = append(providers, environment, l.flags(o.Flags, l.root))
 	cfg, err := l.merge(providers)
 	if err != nil {
 		return nil, err

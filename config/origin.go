@@ -50,7 +50,7 @@ type Secrets struct {
 // The environment variables of Secrets.
 const (
 	LoginVariable    = "USHER_BROKER_LOGIN"
-	PasscodeVariable = "USHER_BROKER_PASSCODE"
+	PasscodeVariable = "USHER_BROKER_PASSCODE" //nolint:gosec // the name of the variable, not its value
 	TokenVariable    = "USHER_TOKEN"
 )
 

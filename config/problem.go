@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 )
@@ -67,7 +68,7 @@ func (p Problem) format(b *strings.Builder, paint painter) {
 		severity = paint.yellow("warning:")
 	}
 	fmt.Fprintf(b, "%s %s %s\n", paint.bold(printable(place)+":"), severity, p.Message)
-	width := len(fmt.Sprint(p.first + len(p.excerpt)))
+	width := len(strconv.Itoa(p.first + len(p.excerpt)))
 	for i, line := range p.excerpt {
 		text, shift := window(line, p.Column)
 		fmt.Fprintf(b, "%s\n", strings.TrimRight(fmt.Sprintf(" %*d | %s", width, p.first+i, text), " "))

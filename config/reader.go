@@ -2,6 +2,8 @@ package config
 
 import (
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -106,7 +108,7 @@ func (r *reader) section(n *yaml.Node, s *shape, p path, into map[string]any) {
 		}
 		value := r.resolve(e.value)
 		if value.Kind != yaml.MappingNode && !isNull(value) {
-			r.problem(value, at, at.String()+" is "+describe(value)+"; it must be a mapping", sectionHint(below))
+			r.problem(value, at, at.String()+" is "+describe(value)+"; it must be a mapping", sectionHint(value, below))
 			continue
 		}
 		sub := map[string]any{}
@@ -115,8 +117,14 @@ func (r *reader) section(n *yaml.Node, s *shape, p path, into map[string]any) {
 	}
 }
 
-func sectionHint(s *shape) string {
-	if s.any != nil {
+// sectionHint says what to write where n stands and a section should.
+func sectionHint(n *yaml.Node, s *shape) string {
+	switch {
+	case s.any == nil && n.Kind == yaml.ScalarNode && strings.Contains(n.Value, ":"):
+		return "put a space after the colon"
+	case s.any == nil && n.Kind == yaml.ScalarNode && len(s.sub) == 1:
+		return fmt.Sprintf("write {%s: %s}", s.sub[0].name, n.Value)
+	case s.any != nil:
 		return "write a name, a colon, and below it " + strings.Join(s.any.names(), ", ")
 	}
 	return "its keys are " + strings.Join(s.names(), ", ")
@@ -146,8 +154,8 @@ func unknownKey(root, s *shape, p path, name string) unknownProblem {
 	case here:
 		u.meant = meant
 		u.Message += fmt.Sprintf(" (did you mean %q?)", meant[len(meant)-1])
-	case looksSecret(name):
-		u.Hint = fmt.Sprintf("secrets do not stand in files: set %s, %s or %s in the environment", LoginVariable, PasscodeVariable, TokenVariable)
+	case looksSecret(name) || slices.Contains([]string{"login", "user", "username"}, plain(name)):
+		u.Hint = fmt.Sprintf("secrets stand in no file; they are the environment variables %s, %s and %s", LoginVariable, PasscodeVariable, TokenVariable)
 	case meant != nil:
 		u.Message += fmt.Sprintf(" (did you mean %s?)", meant)
 	}
@@ -177,7 +185,7 @@ func (r *reader) value(n *yaml.Node, p path, k kind) (any, bool) {
 		r.problem(n, p, p.String()+" is "+describe(n)+"; it must be "+k.words, example(k))
 		return nil, false
 	}
-	if hint, ok := k.form.takes(n); !ok {
+	if hint, ok := k.takes(n); !ok {
 		r.problem(n, p, fmt.Sprintf("%s is %s, %s; it must be %s", p, quote(n.Value), describe(n), k.words), hint)
 		return nil, false
 	}
@@ -190,17 +198,20 @@ func (r *reader) value(n *yaml.Node, p path, k kind) (any, bool) {
 	return v, true
 }
 
-// takes says whether a scalar of this YAML type can be of the form, and what to
+// takes says whether a scalar of this YAML type can be of the kind, and what to
 // do if not.
-func (f form) takes(n *yaml.Node) (hint string, ok bool) {
+func (k kind) takes(n *yaml.Node) (hint string, ok bool) {
 	tag := n.ShortTag()
-	switch f {
+	switch k.form {
 	case number:
 		if tag == "!!str" && n.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle) != 0 {
 			return "remove the quotes", false
 		}
 	case text:
 		if tag != "!!str" {
+			if _, err := k.parseFunc(n.Value); err != nil {
+				return wrongValue(nil, n.Value, k, err).Hint, false
+			}
 			return fmt.Sprintf("put it in quotes: %q", n.Value), false
 		}
 	case section, quantity, literal, list, table:
@@ -210,7 +221,7 @@ func (f form) takes(n *yaml.Node) (hint string, ok bool) {
 
 func wrongValue(p path, value string, k kind, err error) Problem {
 	shown := " is " + quote(value)
-	if strings.Contains(value, "@") || looksSecret(p[len(p)-1]) {
+	if strings.Contains(value, "@") {
 		shown = " has a wrong value"
 	}
 	hint := err.Error()
@@ -234,12 +245,12 @@ func (r *reader) list(n *yaml.Node, p path, k kind) (any, bool) {
 	}
 	items, whole := make([]string, 0, len(n.Content)), true
 	for i, c := range n.Content {
-		v, ok := r.value(c, p.to(fmt.Sprint(i)), *k.values)
+		v, ok := r.value(c, p.to(strconv.Itoa(i)), *k.values)
 		if !ok {
 			whole = false
 			continue
 		}
-		items = append(items, k.values.showFunc(v))
+		items = append(items, fmt.Sprint(v))
 	}
 	if !whole {
 		r.broken[p.id()] = true

@@ -22,7 +22,7 @@ func (l *loader) check(cfg *Config, o Options) {
 	l.checkBroker(cfg)
 	l.checkPlugins(cfg)
 	l.checkMemory(cfg.Engine)
-	l.checkAddresses(cfg, o)
+	l.checkAddresses(cfg)
 	l.checkVariables(o.Environ)
 	for name, p := range cfg.Plugins {
 		l.absolute(path{"plugins", name}, &p)
@@ -54,7 +54,7 @@ func (l *loader) required(s *shape, p path, named map[string]any) {
 		if sub.required && !set && present && !l.broken[at.id()] && !l.broken[p.id()] {
 			l.problem(p, Problem{
 				Path: at.String(), Message: fmt.Sprintf("%s has no %s", p, sub.name),
-				Hint: fmt.Sprintf("add %s: %s", sub.name, sub.kind.like),
+				Hint: fmt.Sprintf("add %s: %s%s", sub.name, sub.kind.like, sub.orElse),
 			})
 		}
 		if below, ok := named[sub.name].(map[string]any); ok {
@@ -126,10 +126,16 @@ func (l *loader) checkMemory(e Engine) {
 			at = p
 		}
 	}
+	fixes := []string{"memory to at least " + showSize((needed+mib-1)/mib*mib)}
+	if n := e.Memory / (lanes * int64(e.Window)) / kib; n > 0 {
+		fixes = append(fixes, fmt.Sprintf("maxBody to at most %dKiB", n))
+	}
+	if n := e.Memory / (lanes * e.MaxBody); n > 0 {
+		fixes = append(fixes, fmt.Sprintf("window to at most %d", n))
+	}
 	l.problem(at, Problem{
 		Message: fmt.Sprintf("%d lanes x window %d x maxBody %s are %s, over engine.memory, %s", lanes, e.Window, showSize(e.MaxBody), roughSize(needed), showSize(e.Memory)),
-		Hint: fmt.Sprintf("change one of them: window to at most %d, maxBody to at most %s, or memory to at least %s",
-			e.Memory/(lanes*e.MaxBody), roughSize(e.Memory/(lanes*int64(e.Window))), showSize((needed+mib-1)/mib*mib)),
+		Hint:    "change one of them: " + strings.Join(fixes, ", or "),
 	})
 }
 
@@ -144,7 +150,7 @@ func roughSize(n int64) string {
 }
 
 // checkAddresses warns of what the whole network can reach.
-func (l *loader) checkAddresses(cfg *Config, o Options) {
+func (l *loader) checkAddresses(cfg *Config) {
 	if at := (path{"server", "listen"}); !loopback(cfg.Server.Listen) && cfg.Secrets.Token == "" && !l.broken[at.id()] {
 		l.problem(at, Problem{
 			Warning: true, Message: "the server can be reached from other machines and has no token: it will not start",
@@ -179,7 +185,7 @@ func (l *loader) checkVariables(environ []string) {
 	walk(l.root, nil)
 	for _, variable := range environ {
 		name, _, _ := strings.Cut(variable, "=")
-		if p := meant[name]; p != nil && len(p) > 1 && !onlyInFiles(p) {
+		if p := meant[name]; len(p) > 1 && !onlyInFiles(p) {
 			l.report(Problem{
 				File: "environment " + name, Path: p.String(), Warning: true,
 				Message: "this variable is not read (did you mean " + variableOf(p) + "?)", Hint: "a level is two underscores",

@@ -89,9 +89,9 @@ func encode(v reflect.Value, s *shape, p path, visit func(path, *yaml.Node)) *ya
 			}
 			v = v.Elem()
 		}
-		n = scalarNode(s.kind.showFunc(v.Interface()), "!!int")
+		n = scalarNode(s.kind.showFunc(v.Int()), "!!int")
 	case quantity:
-		n = scalarNode(s.kind.showFunc(v.Interface()), "!!str")
+		n = scalarNode(s.kind.showFunc(v.Int()), "!!str")
 	case text, literal:
 		if v.String() == "" {
 			return nil
@@ -115,8 +115,9 @@ func encodeSection(v reflect.Value, s *shape, p path, visit func(path, *yaml.Nod
 		}
 	}
 	if s.any != nil {
-		for _, name := range slices.Sorted(maps.Keys(asMap(v))) {
-			add(name, encode(asMap(v)[name], s.any, p.to(name), visit))
+		named := asMap(v)
+		for _, name := range slices.Sorted(maps.Keys(named)) {
+			add(name, encode(named[name], s.any, p.to(name), visit))
 		}
 	}
 	for _, sub := range s.sub {

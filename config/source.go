@@ -29,8 +29,7 @@ type source struct {
 func open(name string, report func(Problem)) (*source, bool) {
 	text, err := readBounded(name)
 	if err != nil {
-		var p *fs.PathError
-		if errors.As(err, &p) {
+		if p, ok := errors.AsType[*fs.PathError](err); ok {
 			err = p.Err
 		}
 		report(Problem{File: name, Message: "cannot be read: " + err.Error(), Hint: "check the name of the file and who may read it"})
@@ -142,11 +141,11 @@ func (s *source) place(offset int) (line, column int) {
 }
 
 // The place of a syntax error is searched only in a file of at most
-// maxSearchBytes, because it costs some 30 more parses; and the quote that was
-// not closed among the last maxQuotes of them.
+// maxSearchBytes, because it costs some 30 more parses; and the quote or bracket
+// that was not closed among the last maxOpeners of them.
 const (
 	maxSearchBytes = 1 << 16
-	maxQuotes      = 200
+	maxOpeners     = 200
 )
 
 // syntax reports what the parser says. It tells at best a line, often where a
@@ -162,11 +161,15 @@ func (s *source) syntax(err error) {
 	line, column := min(max(line, 1), max(len(s.lines), 1)), 1
 	if len(s.text) <= maxSearchBytes {
 		at := s.breaksAt(err.Error())
-		if said.part == unclosed {
-			at = s.opensAt(at)
-		}
-		if s.text[at] == '\t' {
-			said = yamlSays(tabbed)
+		switch {
+		case said.part == openQuote:
+			at = s.opensAt(`"'`, openQuote, at)
+		case said.part == openBracket:
+			at = s.opensAt("[{", expected, at)
+		case said.part == noAnchor:
+			at = max(bytes.LastIndexByte(s.text[:at+1], '*'), 0)
+		case s.text[at] == '\t':
+			said = yamlSays(tab)
 		}
 		line, column = s.place(at)
 	}
@@ -198,14 +201,15 @@ func (s *source) breaksAt(fault string) int {
 	return starts[n]
 }
 
-// opensAt is the offset of the quote that is not closed; if it is not found, other.
-func (s *source) opensAt(other int) int {
+// opensAt is the offset of the last of some characters with which a fault
+// begins: the quote or bracket that is not closed. If it is not found, other.
+func (s *source) opensAt(openers, fault string, other int) int {
 	end := len(s.text)
-	for range maxQuotes {
-		if end = bytes.LastIndexAny(s.text[:end], `"'`); end < 0 {
+	for range maxOpeners {
+		if end = bytes.LastIndexAny(s.text[:end], openers); end < 0 {
 			break
 		}
-		if strings.Contains(s.fault(end+1), unclosed) && !strings.Contains(s.fault(end), unclosed) {
+		if strings.Contains(s.fault(end+1), fault) && !strings.Contains(s.fault(end), fault) {
 			return end
 		}
 	}
@@ -214,8 +218,11 @@ func (s *source) opensAt(other int) int {
 
 // Parts of what the parser says.
 const (
-	unclosed = "found unexpected end of stream"
-	tabbed   = "found a tab character"
+	openQuote   = "found unexpected end of stream"
+	expected    = "did not find expected"
+	openBracket = expected + " ',' or"
+	noAnchor    = "unknown anchor"
+	tab         = "found a tab character"
 )
 
 // saying is what the parser says, in words that help.
@@ -225,19 +232,18 @@ type saying struct{ part, message, hint string }
 func yamlSays(message string) saying {
 	for _, s := range [...]saying{
 		{"mapping values are not allowed", "a key cannot stand here", "is the line above indented otherwise? A text with \": \" in it needs quotes"},
-		{"did not find expected key", "this does not line up with the keys above", "indent keys of one section alike, with spaces; a text that goes on after a quote needs quotes around all of it"},
+		{"did not find expected key", "this does not line up with the lines above", "indent what belongs together alike, with spaces; nothing can follow a closing quote"},
 		{"did not find expected '-'", "this does not line up with the items above", "each item of a list begins with \"- \", all at one indentation"},
 		{"found character that cannot start any token", "no value can begin with this character", "indent with spaces, never with tabs; a text that begins with @, ` or % needs quotes"},
-		{tabbed, "a tab cannot indent", "indent with spaces"},
-		{unclosed, "this quote is never closed", "add the closing quote"},
-		{"did not find expected ',' or ']'", "a list in [ ] is not closed before this", "add the missing ] or ,"},
-		{"did not find expected ',' or '}'", "a mapping in { } is not closed before this", "add the missing } or ,"},
+		{tab, "a tab cannot indent", "indent with spaces"},
+		{openQuote, "this quote is never closed", "add the closing quote"},
+		{openBracket, "what begins with this bracket is not closed, or a comma is missing in it", "add the missing bracket or comma; nothing can follow a closing quote"},
 		{"could not find expected ':'", "this line is no \"key: value\"", "add the colon, and a space after it"},
 		{"block sequence entries are not allowed", "a list item cannot stand here", "put the list on lines of its own below the key, or in [ ]"},
 		{"directive", "directives (%) are not used here", "remove the line; a text that begins with % needs quotes"},
 		{"incompatible YAML", "directives (%) are not used here", "remove the line"},
 		{"exceeded max depth", "brackets or indentations are nested far too deep", "a configuration is five deep at most"},
-		{"unknown anchor", "this alias (*) has no anchor (&) before it", "put the anchor first, or write the value out"},
+		{noAnchor, "this alias (*) has no anchor (&) before it", "put the anchor first, or write the value out"},
 		{"unknown escape character", "unknown escape in double quotes", "write \\\\ for a backslash, or use single quotes"},
 	} {
 		if strings.Contains(message, s.part) {

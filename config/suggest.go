@@ -5,11 +5,14 @@ import "strings"
 // nearest is the one of words that text was probably meant to be; empty: none.
 func nearest(text string, words []string) string {
 	const most = 1000 // words are compared
-	best, distance := "", len(text)
+	best, distance, longer := "", len(text), ""
 	for _, w := range words[:min(len(words), most)] {
 		a, b := plain(text), plain(w)
 		if a == b {
 			return w
+		}
+		if short := min(len(a), len(b)); 2*short >= max(len(a), len(b)) && a[:short] == b[:short] && longer == "" {
+			longer = w
 		}
 		// A third of the letters may be wrong, and one of a short word.
 		allowed := max(1, min(len(a), len(b))/3)
@@ -19,6 +22,9 @@ func nearest(text string, words []string) string {
 		if d := edits(a, b); d <= allowed && d < distance {
 			best, distance = w, d
 		}
+	}
+	if best == "" {
+		return longer
 	}
 	return best
 }

@@ -103,11 +103,11 @@ func dead(reason, detail string) decision {
 	}
 }
 
-// permanentReason keeps bad_follow_on, which plugin hosts answer, apart from
-// the codes of authors.
+// permanentReason keeps the codes that plugin hosts answer apart from those of
+// authors.
 func permanentReason(code string) string {
-	if code == ReasonBadFollowOn {
-		return ReasonBadFollowOn
+	if code == ReasonBadFollowOn || code == ReasonTooLarge {
+		return code
 	}
 	return ReasonPermanent + code
 }

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"usher/handlers"
@@ -177,9 +178,9 @@ type Handler interface {
 // while it had the message. It is nobody's attempt.
 var ErrPluginLost = errors.New("the plugin process was lost")
 
-// ErrPluginAway says that there was no process to take the message, or none
-// with a free place: nothing was started.
-var ErrPluginAway = errors.New("the plugin is not ready")
+// ErrPluginAway is the ErrPluginLost of a message that no process had: nothing
+// was started.
+var ErrPluginAway = fmt.Errorf("%w before it had the message", ErrPluginLost)
 
 // Observer is told of each step for metrics, logs and displays. Observe never blocks.
 type Observer interface {

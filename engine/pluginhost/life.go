@@ -1,0 +1,236 @@
+package pluginhost
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/go-plugin"
+	"github.com/hashicorp/go-plugin/runner"
+	"google.golang.org/grpc"
+
+	"usher/handlers/plugin/wire"
+)
+
+// killLimit is how long go-plugin may take to end a process; it hangs on one
+// that is stopped.
+const killLimit = 3 * time.Second
+
+// errStopped is why a process is killed whose host stops before it is ready.
+var errStopped = errors.New("usher stops")
+
+// life is one process of a plugin, from its folder to its end.
+type life struct {
+	dir         string // its own, removed at the end
+	process     *process
+	client      *plugin.Client
+	description *wire.Description
+
+	session *session
+	cancel  context.CancelFunc // ends the stream
+	done    chan struct{}      // closed when session.run has returned
+}
+
+// start starts a process and returns when it is ready. If it fails, nothing is
+// left of it.
+func (v *supervisor) start(ctx context.Context) (*life, error) {
+	dir, err := os.MkdirTemp(v.runtimeDir, "usher-")
+	if err != nil {
+		return nil, fmt.Errorf("a folder for the process: %w", err)
+	}
+	v.out.begin()
+	l := &life{dir: dir, process: newProcess(v.launcher, v.out)}
+	program, err := stage(v.plugin, dir)
+	if err == nil {
+		err = checkFiles(v.plugin)
+	}
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	l.client = plugin.NewClient(v.clientConfig(l, program))
+
+	// All that follows waits for the process, so it ends with it.
+	late := time.AfterFunc(v.plugin.StartTimeout, func() {
+		l.process.kill(fmt.Errorf("it was not ready within %v", v.plugin.StartTimeout))
+	})
+	defer late.Stop()
+	defer context.AfterFunc(ctx, func() { l.process.kill(errStopped) })()
+
+	if err := v.connect(l); err != nil {
+		l.process.release()
+		if why := l.end(err); why != nil {
+			err = fmt.Errorf("it did not start: %w", why)
+		}
+		return nil, err
+	}
+	l.process.release()
+	if !late.Stop() { // it was killed, or is about to be
+		return nil, l.end(nil)
+	}
+	return l, nil
+}
+
+// clientConfig is a go-plugin Client that does the handshake with our process.
+func (v *supervisor) clientConfig(l *life, program string) *plugin.ClientConfig {
+	return &plugin.ClientConfig{
+		HandshakeConfig:  wire.Handshake(),
+		VersionedPlugins: wire.Plugins(nil),
+		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
+		AutoMTLS:         true,
+		SkipHostEnv:      true,
+		StartTimeout:     v.plugin.StartTimeout,
+		UnixSocketConfig: &plugin.UnixSocketConfig{TempDir: l.dir},
+		SyncStdout:       &lines{out: l.process.out, stream: "stdout"},
+		SyncStderr:       &lines{out: l.process.out, stream: "stderr"},
+		GRPCDialOptions:  []grpc.DialOption{grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(wire.MaxFrameBytes))},
+		Logger:           hclog.NewNullLogger(), // what matters comes back as an error
+		RunnerFunc: func(_ hclog.Logger, asked *exec.Cmd, _ string) (runner.Runner, error) {
+			l.process.cmd = &exec.Cmd{
+				Path:        program,
+				Args:        v.plugin.Command,
+				Dir:         v.plugin.Dir,
+				Env:         append(environment(v.plugin.Env), asked.Env...),
+				SysProcAttr: attributes(),
+			}
+			return l.process, nil
+		},
+	}
+}
+
+// inherited are the variables that a plugin has from the host: where things
+// are, and how to write them. None is a secret.
+var inherited = []string{"PATH", "HOME", "TMPDIR", "LANG", "TZ"}
+
+// environment is what a process gets besides the handshake. Of two values of a
+// name the later counts.
+func environment(more map[string]string) []string {
+	var env []string
+	for _, name := range inherited {
+		if value, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+value)
+		}
+	}
+	for name, value := range more {
+		env = append(env, name+"="+value)
+	}
+	return env
+}
+
+// connect starts the process and takes all steps until it is ready.
+func (v *supervisor) connect(l *life) error {
+	protocol, err := l.client.Client()
+	if err != nil {
+		return err
+	}
+	dispensed, err := protocol.Dispense(wire.PluginName)
+	if err != nil {
+		return err
+	}
+	client, ok := dispensed.(*wire.Client)
+	if !ok {
+		return fmt.Errorf("go-plugin dispensed a %T", dispensed)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	l.cancel = cancel
+	if l.description, err = client.Describe(ctx, &wire.DescribeRequest{HostVersion: v.version}); err != nil {
+		return fmt.Errorf("describe: %w", err)
+	}
+	if err := v.checkTypes(l.description.GetTypes()); err != nil {
+		return err
+	}
+	stream, err := client.Work(ctx)
+	if err == nil {
+		err = stream.Send(&wire.HostFrame{Kind: &wire.HostFrame_Hello{Hello: &wire.Hello{HostVersion: v.version}}})
+	}
+	if err != nil {
+		return fmt.Errorf("open its stream: %w", err)
+	}
+	l.session = newSession(v.name, v.plugin.Grace, v.log, l.process.kill, v.changed)
+	l.done = make(chan struct{})
+	go func() {
+		defer close(l.done)
+		l.session.run(stream, cancel)
+	}()
+	select {
+	case <-l.session.greeted:
+		return nil
+	case <-l.session.broken:
+		return l.session.broke()
+	}
+}
+
+// checkTypes finds the types that are routed to the plugin and not served by it.
+func (v *supervisor) checkTypes(served []string) error {
+	var missing []string
+	for _, typ := range v.types {
+		if !slices.Contains(served, typ) {
+			missing = append(missing, typ)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	slices.Sort(served)
+	return fmt.Errorf("it does not handle %s, which the configuration routes to it; it handles: %s", listed(missing), listed(served))
+}
+
+// end sees to it that the process has ended, and that its messages know. A nil
+// err means that it is to end by itself, on demand; else, unless it has ended
+// anyway, err is why it is killed. It returns how the process ended, nil if
+// there never was one.
+func (l *life) end(err error) error {
+	if err != nil && l.process.group() > 0 {
+		l.await(err)
+	}
+	killed := make(chan struct{})
+	go func() {
+		defer close(killed)
+		l.client.Kill()
+	}()
+	within(killLimit, killed)
+	var why error
+	if l.process.group() > 0 {
+		l.process.kill(errors.New("it did not end when it was told to"))
+		<-l.process.ended
+		why = l.process.why()
+	}
+	within(killLimit, killed) // else it is given up
+	if l.cancel != nil {
+		l.cancel()
+	}
+	if l.session != nil {
+		<-l.done
+		l.session.end(why)
+	}
+	if rmErr := os.RemoveAll(l.dir); rmErr != nil && why != nil {
+		why = fmt.Errorf("%w (and its folder %s is left: %w)", why, filepath.Base(l.dir), rmErr)
+	}
+	return why
+}
+
+// await gives a process that is ending the time to say how, and what it has
+// sent the time to be read. Then it is killed.
+func (l *life) await(err error) {
+	within(lastWords, l.process.exited)
+	l.process.kill(err)
+	<-l.process.ended
+	if l.session != nil {
+		within(killLimit, l.session.broken)
+	}
+}
+
+// within waits for done for a while.
+func within(d time.Duration, done <-chan struct{}) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+	}
+}

@@ -1,0 +1,152 @@
+package pluginhost
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"usher/handlers"
+)
+
+// The wait before a process is started again: at random below a bound, which
+// doubles with each failure. A process that was ready for healthyAfter makes it
+// begin anew.
+const (
+	firstBackoff = 250 * time.Millisecond
+	maxBackoff   = 30 * time.Second
+	healthyAfter = time.Minute
+)
+
+// backoff is the wait after so many failures before this one; jitter is 0 to 1.
+func backoff(failures int, jitter float64) time.Duration {
+	bound := min(firstBackoff<<min(failures, 10), maxBackoff)
+	return time.Duration(jitter * float64(bound))
+}
+
+// errExited is not shown: how a process ended by itself says more.
+var errExited = errors.New("it ended")
+
+// supervisor keeps one process of a plugin up.
+type supervisor struct {
+	name       string
+	plugin     Plugin
+	types      []string // that are routed to it, in order
+	drain      time.Duration
+	runtimeDir string
+	version    string // of the host
+	launcher   *launcher
+	out        *output
+	log        zerolog.Logger
+	changed    func()
+
+	session  atomic.Pointer[session] // nil: none takes messages
+	wasReady chan struct{}           // closed when it has once been ready
+
+	mu     sync.Mutex // guards status, whose InFlight is not kept
+	status PluginStatus
+}
+
+// run keeps the plugin up until ctx ends, and returns when its process has ended.
+func (v *supervisor) run(ctx context.Context) {
+	v.enter(Starting, nil)
+	for failures := 0; ; failures++ {
+		healthy, err := v.once(ctx)
+		if ctx.Err() != nil {
+			v.enter(Stopped, func(s *PluginStatus) { s.PID = 0 })
+			v.log.Info().AnErr("how", err).Msg("the plugin is stopped")
+			return
+		}
+		if healthy >= healthyAfter {
+			failures = 0
+		}
+		wait := backoff(failures, rand.Float64())
+		why := handlers.OneLine(err.Error(), maxError)
+		v.enter(Backoff, func(s *PluginStatus) { s.PID, s.LastError = 0, why })
+		v.log.Error().Str("error", why).Strs("output", v.out.last()).Stringer("again_in", wait.Round(time.Millisecond)).Msg("the plugin is down")
+		if v.pause(ctx, wait) {
+			v.enter(Starting, func(s *PluginStatus) { s.Restarts++ })
+		}
+	}
+}
+
+// maxError is the longest LastError, in bytes.
+const maxError = 1 << 10
+
+// pause waits; false if ctx ended before.
+func (v *supervisor) pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// once runs one process, and returns how long it was ready and why it ended.
+func (v *supervisor) once(ctx context.Context) (healthy time.Duration, err error) {
+	if ctx.Err() != nil {
+		return 0, errStopped
+	}
+	began := time.Now()
+	l, err := v.start(ctx)
+	if err != nil {
+		return 0, err
+	}
+	ready := time.Now()
+	v.becomeReady(l, ready.Sub(began))
+	select {
+	case <-l.session.broken:
+		err = l.session.broke()
+	case <-l.process.exited:
+		err = errExited
+	case <-ctx.Done():
+		v.enter(Draining, nil)
+		l.session.stop(v.drain)
+		err = nil
+	}
+	v.session.Store(nil)
+	healthy = time.Since(ready)
+	return healthy, l.end(err)
+}
+
+func (v *supervisor) becomeReady(l *life, took time.Duration) {
+	d := l.description
+	version := handlers.OneLine(d.GetVersion(), maxName)
+	v.session.Store(l.session)
+	v.enter(Ready, func(s *PluginStatus) { s.PID, s.Version = l.process.group(), version })
+	v.changed()
+	closeOnce(v.wasReady)
+	v.log.Info().Int("pid", l.process.group()).Str("version", version).Str("name", handlers.OneLine(d.GetName(), maxName)).
+		Str("sdk", handlers.OneLine(d.GetSdk(), maxName)).Stringer("took", took.Round(time.Millisecond)).Msg("the plugin is ready")
+}
+
+// maxName is the longest of the names that a plugin gives itself, in bytes.
+const maxName = 128
+
+// enter moves the status on.
+func (v *supervisor) enter(state State, change func(*PluginStatus)) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.status.State, v.status.Since = state, time.Now()
+	if change != nil {
+		change(&v.status)
+	}
+}
+
+// look is the status as it is now.
+func (v *supervisor) look() PluginStatus {
+	v.mu.Lock()
+	status := v.status
+	v.mu.Unlock()
+	if s := v.session.Load(); s != nil {
+		status.InFlight = s.inHand()
+	}
+	return status
+}
