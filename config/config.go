@@ -83,9 +83,10 @@ type Plugin struct {
 	SHA256 string `koanf:"sha256"`
 	// Files are more files with the digest each must have, by absolute path.
 	Files map[string]string `koanf:"files"`
-	// Env is added to the little environment that a plugin gets.
+	// Env is its environment, besides what every plugin gets.
 	Env map[string]string `koanf:"env"`
-	// Grace is how long it may take to end by itself before it is killed.
+	// Grace is how long a message may go on after it was cancelled; then the
+	// process is killed.
 	Grace time.Duration `koanf:"grace"`
 }
 

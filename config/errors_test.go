@@ -252,6 +252,7 @@ func TestHostileFilesEndSoon(t *testing.T) {
 		fmt.Fprintf(&merges, "  t%d: &t%d {<<: [%s]}\n", i+1, i+1, strings.Repeat(fmt.Sprintf("*t%d,", i), 99))
 	}
 	fill := func(unit string) string { return strings.Repeat(unit, maxFileBytes/len(unit)) }
+	searched := func(unit string) string { return strings.Repeat(unit, maxSearchBytes/len(unit)) }
 	var types strings.Builder
 	for i := 0; types.Len() < maxFileBytes-100; i++ {
 		fmt.Fprintf(&types, "  t%d: {plugin: p%d}\n", i, i)
@@ -262,6 +263,9 @@ func TestHostileFilesEndSoon(t *testing.T) {
 		"brackets":        fill("["), "braces": fill("{a: "), "dashes": fill("- "), "questions": fill("?\n"), "quotes": fill("\" "),
 		"keys": fill("a:\n"), "empty lists": "types: [" + fill("[],"), "one line": "a: " + fill("token "), "secrets": fill("token: x\n"),
 		"many types": "types:\n" + types.String(), "many aliases": "a: &a x\nb: [" + fill("*a,"), "unknown": "types:\n  t: {" + fill("a: b, "),
+		"searched brackets": searched("["), "searched braces": searched("{a: "), "searched quotes": searched("'a' "), "searched lists": "a: [" + searched("[],")[4:],
+		"searched quote": searched("a:\n")[:maxSearchBytes-9] + "b: \"\"\"", "searched aliases": searched("- \n")[:maxSearchBytes-9] + "- *a\n",
+		"searched mappings": searched("[{},")[:maxSearchBytes-9],
 	} {
 		t.Run(name, func(t *testing.T) {
 			ended := make(chan error, 1)

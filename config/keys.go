@@ -73,9 +73,9 @@ func keys() []key {
 		{path: "plugins * files", kind: tableOf("a mapping of files to their SHA-256 digests", anyText("a file", ""), digest(), "{main.py: 77c0…}"), reload: true,
 			doc: "More files with their digests, such as the script of an interpreter; relative to the folder of this file."},
 		{path: "plugins * env", kind: tableOf("a mapping of variables to their values", variableName(), scalar("text"), "{REGION: eu}"), reload: true,
-			doc: "Environment variables of the process, which gets none of usher's own."},
+			doc: "Environment variables of the process. Of usher's own it gets only PATH, HOME, TMPDIR, LANG and TZ."},
 		{path: "plugins * grace", kind: duration(time.Millisecond, time.Minute), def: "2s", reload: true,
-			doc: "How long a cancelled message, and a plugin that is told to end, may take until the process is killed."},
+			doc: "How long a message may go on after it was cancelled. Then its process is killed."},
 
 		{path: "broker", doc: "A STOMP broker of your own. Without it the embedded broker is used."},
 		{path: "broker urls", kind: listOf("a list of URLs, stomp://host:port or stomp+ssl://host:port", endpoint(), "[stomp+ssl://b-1.example:61614]"), required: true, orElse: ", or remove broker to use the embedded one",

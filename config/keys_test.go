@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"usher/engine"
 )
 
 // The table of keys and the fields of Config are one list: a field without a
@@ -23,14 +25,14 @@ func TestEveryKeyHasAFieldAndEveryFieldAKey(t *testing.T) {
 		if typ.Kind() != reflect.Struct {
 			return
 		}
-		for i := range typ.NumField() {
-			name := typ.Field(i).Tag.Get("koanf")
+		for field := range typ.Fields() {
+			name := field.Tag.Get("koanf")
 			if name == "" || name == "-" {
 				continue
 			}
 			below := strings.TrimPrefix(at+" "+name, " ")
 			fields = append(fields, below)
-			walk(typ.Field(i).Type, below)
+			walk(field.Type, below)
 		}
 	}
 	walk(reflect.TypeFor[Config](), "")
@@ -42,6 +44,25 @@ func TestEveryKeyHasAFieldAndEveryFieldAKey(t *testing.T) {
 	slices.Sort(table)
 	if !slices.Equal(fields, table) {
 		t.Errorf("fields %q\nkeys   %q", fields, table)
+	}
+}
+
+// The engine has defaults of its own, for those who build one without a
+// configuration. They are the same, and so are the limits.
+func TestDefaultsAreThoseOfTheEngine(t *testing.T) {
+	cfg := mustLoad(t, fromText(shop))
+	rush := cfg.Types["order.rush"]
+	for _, c := range []struct{ got, want any }{
+		{cfg.Engine.Slots, engine.DefaultSlots}, {cfg.Engine.Window, engine.DefaultWindow}, {cfg.Engine.MaxBody, int64(engine.DefaultMaxBody)},
+		{cfg.Engine.Drain, engine.DefaultDrain}, {cfg.Broker.Queue, engine.WorkQueue}, {rush.Timeout, engine.DefaultTimeout},
+		{rush.Retry.Attempts, engine.DefaultAttempts}, {rush.Retry.Backoff, engine.DefaultBackoff}, {rush.MaxAge, engine.DefaultMaxAge},
+		{lanes, engine.Levels + 1},
+		{tree().at(path{"types", "*", "priority"}).kind.words, count(0, engine.Levels-1).words},
+		{tree().at(path{"types", "*", "retry", "backoff"}).kind.words, duration(time.Millisecond, engine.MaxShortWait).words},
+	} {
+		if c.got != c.want {
+			t.Errorf("got %v, the engine has %v", c.got, c.want)
+		}
 	}
 }
 

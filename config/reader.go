@@ -344,7 +344,7 @@ func (r *reader) merged(n *yaml.Node, p path, depth int) []entry {
 // made too much of the file.
 func (r *reader) resolve(n *yaml.Node) *yaml.Node {
 	if n.Style&yaml.TaggedStyle != 0 {
-		r.problem(n, nil, "the tag "+quote(n.Tag)+" is not used here", "remove it")
+		r.tell(n, Problem{Message: "the tag " + quote(n.Tag) + " is not used here", Hint: "remove it"})
 	}
 	if r.nodes++; r.nodes > maxNodes {
 		r.problem(n, nil, fmt.Sprintf("the file has more than %d values", maxNodes), "do aliases multiply here? Write fewer of them")

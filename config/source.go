@@ -145,7 +145,7 @@ func (s *source) place(offset int) (line, column int) {
 // that was not closed among the last maxOpeners of them.
 const (
 	maxSearchBytes = 1 << 16
-	maxOpeners     = 200
+	maxOpeners     = 50
 )
 
 // syntax reports what the parser says. It tells at best a line, often where a

@@ -74,8 +74,9 @@ const (
 	MaxStep = 30 * time.Second
 	// lookUpAge is how old a look-up may be when its message is picked.
 	lookUpAge = 5 * time.Second
-	// claimGrace is how long a claim outlives the attempt it is for.
-	claimGrace = 30 * time.Second
+	// claimLease is how long a claim holds unless it is renewed, which is done
+	// while its message runs: what a dead engine had claimed waits no longer.
+	claimLease = 10 * time.Second
 	// finalTTL is how long the store remembers a finished message.
 	finalTTL = 7 * 24 * time.Hour
 	// maxCrashes is how many plugin crashes a message may be in hand at.

@@ -149,6 +149,56 @@ func TestALiveClaimOfTheSameDeliveryIsWaitedFor(t *testing.T) {
 	})
 }
 
+func TestAClaimIsRenewedWhileItsMessageRuns(t *testing.T) {
+	x := newEffects(time.Minute)
+	run(t, x.handle, func(r *rig) {
+		r.send("1", "a")
+		for range 50 {
+			r.after(time.Second)
+			if rec := r.record("1"); !rec.Claim.Live(time.Now()) || rec.Claims != 1 {
+				t.Fatalf("while it runs the claim is %+v, made %d times", rec.Claim, rec.Claims)
+			}
+		}
+		r.after(time.Minute)
+		x.want(t, "1", 1)
+		r.wantState("1", engine.Done)
+	}, func(c *engine.Config) { c.Types["a"] = engine.Type{Timeout: time.Hour} })
+}
+
+// After kill -9 what had been claimed waited until its attempt could have
+// ended, a minute by default.
+func TestWhatADeadEngineHadClaimedRunsWithinTheLease(t *testing.T) {
+	x := newEffects(time.Hour)
+	run(t, x.handle, func(r *rig) {
+		r.send("1", "a")
+		r.after(time.Second)
+		claim := r.record("1").Claim
+		if left := time.Until(claim.Until); left > 10*time.Second {
+			t.Errorf("its claim holds for %v more", left)
+		}
+	}, func(c *engine.Config) { c.Types["a"] = engine.Type{Timeout: 2 * time.Hour} })
+}
+
+func TestAnAttemptIsStoppedWhenItsClaimCannotBeRenewed(t *testing.T) {
+	x := newEffects(30 * time.Second)
+	run(t, x.handle, func(r *rig) {
+		r.send("1", "a")
+		r.after(time.Second)
+		r.faulty.FailAll(enginetest.CallClaim, enginetest.Before)
+		r.after(10 * time.Second)
+		if v, _ := r.engine.View(); v.ByPlugin["test"] != 0 {
+			t.Errorf("%d attempts run although nobody knows whose message it is", v.ByPlugin["test"])
+		}
+		r.faulty.Heal(enginetest.CallClaim)
+		r.after(time.Minute)
+		x.want(t, "1", 1)
+		if rec := r.wantState("1", engine.Done); rec.Attempts != 1 {
+			t.Errorf("%d attempts are counted, want 1", rec.Attempts)
+		}
+		r.wantEmpty()
+	}, func(c *engine.Config) { c.Types["a"] = engine.Type{Timeout: time.Hour} })
+}
+
 func TestALiveClaimOfAnotherDeliveryMakesThisOneATwin(t *testing.T) {
 	x := newEffects(time.Millisecond)
 	run(t, x.handle, func(r *rig) {

@@ -273,22 +273,29 @@ func (e *Engine) start(it *item, now time.Time) {
 
 // run takes a message through its handler, beside the loop.
 func (e *Engine) run(it *item) {
+	ctx, release := e.handling, func() error { return nil }
 	if it.mustClaim {
-		token, rec, err := e.claim(it.claimFor(it.token))
+		claim := it.claimFor(it.token)
+		rec, err := e.claim(&claim)
 		if err != nil {
 			e.do(func() { e.notClaimed(it, rec, err) })
 			return
 		}
 		e.do(func() {
-			it.token, it.claims = token, rec.Claims
+			it.token, it.claims = claim.Mark.Token, rec.Claims
 			e.tell(it, Processing, time.Time{})
 		})
+		ctx, release = e.keep(claim)
 	}
 	began := time.Now()
 	timed := handlers.Timeout(it.typ.Timeout, e.cfg.Handler)
-	followOns, err := handlers.Run(e.handling, timed, it.attempt(), func(p handlers.Progress) {
+	followOns, err := handlers.Run(ctx, timed, it.attempt(), func(p handlers.Progress) {
 		e.do(func() { e.progressed(it, p) })
 	})
+	if lost := release(); lost != nil && err != nil {
+		e.do(func() { e.lostClaim(it, lost) })
+		return
+	}
 	took := time.Since(began)
 	d := classify(attempted{
 		err: err, ended: it.attempts, crashes: it.crashes, age: began.Sub(it.seenAt),
@@ -345,23 +352,75 @@ func (e *Engine) freeSlot(it *item) {
 
 // claim takes the message for this delivery where it may not be the first.
 // ErrGuarded comes with the record that tells why not.
-func (e *Engine) claim(c Claim) (token string, rec Record, err error) {
+func (e *Engine) claim(c *Claim) (rec Record, err error) {
 	if c.Mark.Token == "" {
 		c.Mark.Token = e.token()
 	}
 	for {
-		rec, err = e.cfg.Records.Claim(e.storing, c)
+		rec, err = e.cfg.Records.Claim(e.storing, *c)
 		guarded := errors.Is(err, ErrGuarded)
 		mine := rec.Claim.Token == c.Mark.Token && rec.Hop == c.Hop && !rec.State.Final()
 		switch {
 		case err == nil || guarded && mine: // it landed, if not now then before
-			return c.Mark.Token, rec, nil
+			return rec, nil
 		case guarded && rec.Claim.BrokerID == c.Mark.BrokerID && rec.Claim.Token != c.Mark.Token && strings.HasPrefix(rec.Claim.Token, e.instance+"-"):
 			c.Mark.Token = rec.Claim.Token // ours, of a session that ended; nobody runs it
 		default:
-			return "", rec, err
+			return rec, err
 		}
 	}
+}
+
+// keep renews a claim until release is called. The context it gives ends with
+// e.handling, or when the claim is lost, or can no longer be renewed: then
+// somebody else may run the message, and release tells the reason.
+func (e *Engine) keep(c Claim) (ctx context.Context, release func() error) {
+	ctx, cancel := context.WithCancelCause(e.handling)
+	kept := make(chan error, 1)
+	e.spawn(func() {
+		err := e.renew(ctx, c)
+		cancel(err)
+		kept <- err
+	})
+	return ctx, func() error { cancel(nil); return <-kept }
+}
+
+// renew returns nil when ctx ends, and otherwise why the claim is lost.
+func (e *Engine) renew(ctx context.Context, c Claim) error {
+	tick := time.NewTicker(claimLease / 4)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+		c.Now = time.Now()
+		next := c
+		next.Mark.Until = c.Now.Add(claimLease)
+		switch _, err := e.cfg.Records.Claim(ctx, next); {
+		case err == nil:
+			c = next
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, ErrGuarded) || time.Until(c.Mark.Until) < claimLease/4:
+			return fmt.Errorf("the claim of %s is lost: %w", c.ID, err)
+		}
+	}
+}
+
+// lostClaim looks the message up again, whose attempt was stopped because
+// somebody else may run it.
+func (e *Engine) lostClaim(it *item, err error) {
+	e.cfg.Log.Warn().Err(err).Str("id", it.msg.id).Msg("an attempt was stopped")
+	e.freeSlot(it)
+	e.observe(it.event(Event{Kind: EventRan, Outcome: OutcomeNotStarted, Detail: err.Error()}))
+	it.token = ""
+	if it.delivery.Epoch != e.epoch || e.draining {
+		e.forget(it)
+		return
+	}
+	e.enqueueLookUp(it)
 }
 
 // notClaimed goes by what the record says instead.

@@ -84,7 +84,7 @@ func (v *supervisor) clientConfig(l *life, program string) *plugin.ClientConfig 
 		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
 		AutoMTLS:         true,
 		SkipHostEnv:      true,
-		StartTimeout:     v.plugin.StartTimeout,
+		StartTimeout:     2 * v.plugin.StartTimeout, // ours comes first, and holds for all steps
 		UnixSocketConfig: &plugin.UnixSocketConfig{TempDir: l.dir},
 		SyncStdout:       &lines{out: l.process.out, stream: "stdout"},
 		SyncStderr:       &lines{out: l.process.out, stream: "stderr"},

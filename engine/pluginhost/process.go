@@ -183,8 +183,8 @@ func (p *process) readStdout(stdout io.Reader) {
 	p.read("stdout", rest)
 }
 
-// checkGreeting checks the form of a handshake line: core protocol, protocol,
-// network, address, "grpc", certificate; more may follow.
+// checkGreeting checks the form of a handshake line: the versions of go-plugin's
+// protocol and of ours, network, address, "grpc", certificate; more may follow.
 func checkGreeting(line string) error {
 	parts := strings.Split(strings.TrimSpace(line), "|")
 	switch {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -145,6 +146,7 @@ func (v *supervisor) look() PluginStatus {
 	v.mu.Lock()
 	status := v.status
 	v.mu.Unlock()
+	status.Types = slices.Clone(status.Types)
 	if s := v.session.Load(); s != nil {
 		status.InFlight = s.inHand()
 	}
