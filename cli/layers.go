@@ -21,7 +21,7 @@ func runLayers(ctx context.Context, layers ...layer) error {
 		stop  context.CancelFunc
 		ended chan error
 	}
-	first := make(chan error, len(layers))
+	first := make(chan struct{}, len(layers))
 	parts := make([]running, len(layers))
 	for i, l := range layers {
 		own, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -34,7 +34,7 @@ func runLayers(ctx context.Context, layers ...layer) error {
 				err = fmt.Errorf("%s ended by itself", l.name)
 			}
 			parts[i].ended <- err
-			first <- err
+			first <- struct{}{}
 		}()
 	}
 	select {

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -53,7 +52,7 @@ func newWatcher(ctx context.Context, ids ...string) (*watcher, error) {
 	if token := os.Getenv("USHER_TOKEN"); token != "" {
 		header.Set("Authorization", "Bearer "+token)
 	}
-	conn, resp, err := websocket.Dial(ctx, target, &websocket.DialOptions{HTTPHeader: header})
+	conn, resp, err := websocket.Dial(ctx, target, &websocket.DialOptions{HTTPHeader: header}) //nolint:bodyclose // Dial: "You never need to close resp.Body yourself."
 	if err != nil {
 		if resp != nil && resp.StatusCode >= 400 {
 			return nil, refused(resp)
@@ -84,11 +83,8 @@ func (w *watcher) untilFinal(ctx context.Context, c *cobra.Command, n int) error
 	for len(final) < n {
 		_, data, err := w.conn.Read(ctx)
 		if err != nil {
-			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			if ctx.Err() != nil { // the time is over, or somebody pressed Ctrl-C
 				return fail(exitFailed, "%d of %d are not finished yet; they go on, and `usher watch` follows them", n-len(final), n)
-			}
-			if ctx.Err() != nil {
-				return nil // interrupted: the messages go on
 			}
 			return fail(exitUnreachable, "the connection was lost: %w", err)
 		}

@@ -61,6 +61,7 @@ type BrokerFeatures struct {
 
 // RunBroker tests that a broker does what the engine and its producers rely on.
 func RunBroker(t *testing.T, h BrokerHarness) {
+	t.Attr("suite", "broker")
 	if h.Features.DeadLetters == nil {
 		h.Features.DeadLetters = func(queue string) string { return "DLQ." + queue }
 	}

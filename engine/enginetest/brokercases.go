@@ -335,13 +335,13 @@ func tooLargeBodyIsMarked(r *brokerRig) {
 // A broker may refuse such messages, with their producer; what it takes must not
 // end every session that it is delivered to.
 func oddHeadersEndNoSession(r *brokerRig) {
-	huge := ""
+	var huge strings.Builder
 	for i := range 20 {
-		huge += fmt.Sprintf("h%d:%s\n", i, strings.Repeat("x", 5000))
+		fmt.Fprintf(&huge, "h%d:%s\n", i, strings.Repeat("x", 5000))
 	}
 	e := r.open(nil)
 	e.session()
-	for _, lines := range []string{"bad\\name:x\n", "bad\\tname:x\n", "a\\cb:x\n", "n:a\\tb\n", "n:\rx\n", "a:b:c\n", huge} {
+	for _, lines := range []string{"bad\\name:x\n", "bad\\tname:x\n", "a\\cb:x\n", "n:a\\tb\n", "n:\rx\n", "a:b:c\n", huge.String()} {
 		c := r.bare()
 		c.write(frame.New(frame.SEND, "destination", "/queue/"+engine.WorkQueue, "receipt", "1"))
 		c.read()

@@ -35,6 +35,7 @@ type RecordsUnderTest interface {
 //   - A call whose context has ended answers its error.
 //   - Close is idempotent, and later calls answer an error.
 func RunRecords(t *testing.T, open func(t *testing.T) RecordsUnderTest) {
+	t.Attr("suite", "records")
 	groups := map[string]map[string]func(*recordsRig){
 		"Read": readCases(), "Gate": gateCases(), "Claim": claimCases(), "ClaimGuard": claimGuardCases(),
 		"Write": writeCases(), "WriteGuard": writeGuardCases(), "Expiry": expiryCases(), "SetDue": setDueCases(), "Waiting": waitingCases(), "Watch": watchCases(), "Race": raceCases(),

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -18,8 +17,8 @@ import (
 	"usher/handlers/plugin/wire"
 )
 
-// killLimit is how long go-plugin may take to end a process; it hangs on one
-// that is stopped.
+// killLimit is how long a process may take to end when it is told to, and
+// go-plugin to clean up in the end.
 const killLimit = 3 * time.Second
 
 // errStopped is why a process is killed whose host stops before it is ready.
@@ -35,6 +34,8 @@ type life struct {
 	session *session
 	cancel  context.CancelFunc // ends the stream
 	done    chan struct{}      // closed when session.run has returned
+
+	forgotten bool // go-plugin has been told that it ends
 }
 
 // start starts a process and returns when it is ready. If it fails, nothing is
@@ -64,14 +65,14 @@ func (v *supervisor) start(ctx context.Context) (*life, error) {
 
 	if err := v.connect(l); err != nil {
 		l.process.release()
-		if why := l.end(err); why != nil {
+		if why := v.end(l, err); why != nil {
 			err = fmt.Errorf("it did not start: %w", why)
 		}
 		return nil, err
 	}
 	l.process.release()
 	if !late.Stop() { // it was killed, or is about to be
-		return nil, l.end(nil)
+		return nil, v.end(l, nil)
 	}
 	return l, nil
 }
@@ -184,23 +185,24 @@ func (v *supervisor) checkTypes(served []string) error {
 // err means that it is to end by itself, on demand; else, unless it has ended
 // anyway, err is why it is killed. It returns how the process ended, nil if
 // there never was one.
-func (l *life) end(err error) error {
-	if err != nil && l.process.group() > 0 {
-		l.await(err)
+func (v *supervisor) end(l *life, err error) error {
+	if l.process.group() == 0 {
+		l.client.Kill() // which does nothing
+		return errors.Join(os.RemoveAll(l.dir))
 	}
-	killed := make(chan struct{})
-	go func() {
-		defer close(killed)
-		l.client.Kill()
-	}()
-	within(killLimit, killed)
-	var why error
-	if l.process.group() > 0 {
-		l.process.kill(errors.New("it did not end when it was told to"))
-		<-l.process.ended
-		why = l.process.why()
+	if err == nil {
+		v.forget(l)
+		within(killLimit, l.process.exited)
+		err = errors.New("it did not end when it was told to")
 	}
-	within(killLimit, killed) // else it is given up
+	// The stream of a process that is ending breaks first.
+	within(lastWords, l.process.exited)
+	l.process.kill(err)
+	<-l.process.ended
+	why := l.process.why()
+	if l.session != nil {
+		within(lastWords, l.session.broken) // what it sent before is still to be read
+	}
 	if l.cancel != nil {
 		l.cancel()
 	}
@@ -208,21 +210,22 @@ func (l *life) end(err error) error {
 		<-l.done
 		l.session.end(why)
 	}
-	if rmErr := os.RemoveAll(l.dir); rmErr != nil && why != nil {
-		why = fmt.Errorf("%w (and its folder %s is left: %w)", why, filepath.Base(l.dir), rmErr)
+	v.forget(l)
+	if err := os.RemoveAll(l.dir); err != nil {
+		v.log.Warn().Err(err).Msg("the folder of a process that has ended cannot be removed")
 	}
 	return why
 }
 
-// await gives a process that is ending the time to say how, and what it has
-// sent the time to be read. Then it is killed.
-func (l *life) await(err error) {
-	within(lastWords, l.process.exited)
-	l.process.kill(err)
-	<-l.process.ended
-	if l.session != nil {
-		within(killLimit, l.session.broken)
+// forget has go-plugin end the process and clean up, and does not wait for that:
+// it hangs on a process that is stopped, and it syncs the host's standard error
+// to its disk each time a process has ended.
+func (v *supervisor) forget(l *life) {
+	if l.forgotten {
+		return
 	}
+	l.forgotten = true
+	v.leftovers.Go(l.client.Kill)
 }
 
 // within waits for done for a while.

@@ -45,6 +45,8 @@ type supervisor struct {
 	log        zerolog.Logger
 	changed    func()
 
+	leftovers sync.WaitGroup // what go-plugin does after a process has ended
+
 	session  atomic.Pointer[session] // nil: none takes messages
 	wasReady chan struct{}           // closed when it has once been ready
 
@@ -58,6 +60,7 @@ func (v *supervisor) run(ctx context.Context) {
 	for failures := 0; ; failures++ {
 		healthy, err := v.once(ctx)
 		if ctx.Err() != nil {
+			v.finish()
 			v.enter(Stopped, func(s *PluginStatus) { s.PID = 0 })
 			v.log.Info().AnErr("how", err).Msg("the plugin is stopped")
 			return
@@ -73,6 +76,13 @@ func (v *supervisor) run(ctx context.Context) {
 			v.enter(Starting, func(s *PluginStatus) { s.Restarts++ })
 		}
 	}
+}
+
+// finish waits for what go-plugin still does, but not for ever.
+func (v *supervisor) finish() {
+	done := make(chan struct{})
+	go func() { defer close(done); v.leftovers.Wait() }()
+	within(killLimit, done)
 }
 
 // maxError is the longest LastError, in bytes.
@@ -114,7 +124,7 @@ func (v *supervisor) once(ctx context.Context) (healthy time.Duration, err error
 	}
 	v.session.Store(nil)
 	healthy = time.Since(ready)
-	return healthy, l.end(err)
+	return healthy, v.end(l, err)
 }
 
 func (v *supervisor) becomeReady(l *life, took time.Duration) {

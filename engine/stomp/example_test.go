@@ -17,7 +17,7 @@ import (
 func Example() {
 	dir, err := os.MkdirTemp("", "usher")
 	check(err)
-	defer os.RemoveAll(dir)
+	defer func() { check(os.RemoveAll(dir)) }()
 	server, err := broker.Open(broker.Config{Dir: dir, Log: zerolog.Nop()})
 	check(err)
 	defer server.Close()

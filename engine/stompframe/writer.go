@@ -132,17 +132,17 @@ func (e escaper) text(dst []byte, s string, name bool) ([]byte, bool) {
 		if c > ':' && c != '\\' {
 			continue // the common case
 		}
-		code := byte(0)
-		switch {
-		case c == 0:
+		var code byte
+		switch c {
+		case 0:
 			return nil, false
-		case c == '\n':
+		case '\n':
 			code = 'n'
-		case c == '\r':
+		case '\r':
 			code = 'r'
-		case c == ':':
+		case ':':
 			code = 'c'
-		case c == '\\':
+		case '\\':
 			code = '\\'
 		default:
 			continue

@@ -31,7 +31,7 @@ func TestBeatsAtHalfTheInterval(t *testing.T) {
 		var traffic sync.WaitGroup
 		traffic.Go(func() { // at an odd pace; it must not push the beats back
 			for s.Send(t.Context(), frame.New(frame.ACK, "id", "1")) == nil {
-				time.Sleep(4900 * time.Millisecond)
+				<-time.After(4900 * time.Millisecond)
 			}
 		})
 		beats := 0
@@ -59,7 +59,7 @@ func TestSilentBrokerEndsTheSession(t *testing.T) {
 		began := time.Now()
 		s, p := started(t, beating(plain, 10*time.Second), "heart-beat", "10000,0")
 		for range 3 {
-			time.Sleep(19 * time.Second)
+			<-time.After(19 * time.Second)
 			p.raw("\n")
 		}
 		err := ended(t, s)
@@ -78,7 +78,7 @@ func TestNoHeartBeatsWhenEitherSideSaysZero(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s, p := started(t, c, "heart-beat", header)
-				time.Sleep(time.Hour)
+				<-time.After(time.Hour)
 				if s.Err() != nil {
 					t.Fatalf("the session ended: %v", s.Err())
 				}
@@ -350,7 +350,8 @@ func TestStartCloseStress(t *testing.T) {
 	for range 50 {
 		s, p := started(t, beating(plain, 2*time.Millisecond), "heart-beat", "0,2")
 		go func() {
-			for p.read() != nil {
+			for f := p.read(); f != nil; f = p.read() {
+				continue
 			}
 		}()
 		results := requests(t.Context(), s, 5)
