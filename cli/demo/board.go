@@ -101,7 +101,7 @@ func (b *Board) settled(ev engine.Event) {
 		if _, again := b.waits[ev.ID]; !again {
 			b.both(ev, func(t *tally) { t.Delayed++ })
 		}
-		b.waits[ev.ID] = pending{ev.Type, ev.Until, ev.Outcome}
+		b.waits[ev.ID] = pending{handlers.OneLine(ev.Type, 60), ev.Until, ev.Outcome}
 	}
 }
 
@@ -121,12 +121,13 @@ func (b *Board) both(ev engine.Event, f func(*tally)) {
 func (b *Board) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.note(engine.Event{At: time.Now()}, handlers.OneLine(string(p), 1000))
+	b.note(engine.Event{At: time.Now()}, string(p))
 	return len(p), nil
 }
 
 func (b *Board) note(ev engine.Event, text string) {
-	b.news = append(b.news, ev.At.Format("15:04:05 ")+text)
+	// Types and details are other people's words, and this goes to a terminal.
+	b.news = append(b.news, ev.At.Format("15:04:05 ")+handlers.OneLine(text, 1000))
 	if len(b.news) > maxNews {
 		b.news = slices.Delete(b.news, 0, len(b.news)-maxNews)
 	}

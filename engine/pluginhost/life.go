@@ -52,7 +52,8 @@ func (v *supervisor) start(ctx context.Context) (*life, error) {
 		err = checkFiles(v.plugin)
 	}
 	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(dir))
+		v.remove(dir)
+		return nil, err
 	}
 	l.client = plugin.NewClient(v.clientConfig(l, program))
 
@@ -186,9 +187,9 @@ func (v *supervisor) checkTypes(served []string) error {
 // anyway, err is why it is killed. It returns how the process ended, nil if
 // there never was one.
 func (v *supervisor) end(l *life, err error) error {
+	defer v.remove(l.dir)
 	if l.process.group() == 0 {
-		l.client.Kill() // which does nothing
-		return errors.Join(os.RemoveAll(l.dir))
+		return nil
 	}
 	if err == nil {
 		v.forget(l)
@@ -211,10 +212,13 @@ func (v *supervisor) end(l *life, err error) error {
 		l.session.end(why)
 	}
 	v.forget(l)
-	if err := os.RemoveAll(l.dir); err != nil {
+	return why
+}
+
+func (v *supervisor) remove(dir string) {
+	if err := os.RemoveAll(dir); err != nil {
 		v.log.Warn().Err(err).Msg("the folder of a process that has ended cannot be removed")
 	}
-	return why
 }
 
 // forget has go-plugin end the process and clean up, and does not wait for that:

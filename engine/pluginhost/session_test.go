@@ -163,6 +163,17 @@ func TestMessagesWaitForCredit(t *testing.T) {
 	})
 }
 
+// Once it was ready, and had no credit for a moment.
+func TestReadyIsToldWithItsCredit(t *testing.T) {
+	for range 100 {
+		synctest.Test(t, func(t *testing.T) {
+			if level := begin(t, 2).level.Load(); level != 2 {
+				t.Errorf("level %d", level)
+			}
+		})
+	}
+}
+
 func TestMessageThatWasNotSentIsTakenBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := begin(t, 1)

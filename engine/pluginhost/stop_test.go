@@ -55,9 +55,7 @@ func TestDrainCancelsWhatTakesTooLong(t *testing.T) {
 // go-plugin's Kill hangs on a process that is stopped.
 func TestStoppedProcessDoesNotHoldUpTheEnd(t *testing.T) {
 	h := launch(t, settings{types: []string{"nothing"}})
-	if err := syscall.Kill(h.status().PID, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	freeze(t, h.status().PID)
 	h.end()
 	if !strings.Contains(h.log.String(), "it did not end when it was told to") {
 		t.Errorf("logged:\n%s", h.log)
