@@ -40,6 +40,9 @@ func Load(o Options) (*Config, error) {
 		return nil, err
 	}
 	providers = append(providers, environment, l.flags(o.Flags, l.root))
+	if l.broken[""] {
+		return l.result(nil, o) // no more can be said: what is missing may stand in the file that is broken
+	}
 	cfg, err := l.merge(providers)
 	if err != nil {
 		return nil, err
@@ -161,14 +164,14 @@ func secrets(environ []string) Secrets {
 func (l *loader) result(cfg *Config, o Options) (*Config, error) {
 	files := append(slices.Clone(o.Files), o.DefaultName)
 	l.problems.inOrder(files)
-	var errs Errors
+	var errs, warnings Errors
 	seen := map[string]bool{}
 	for _, p := range l.problems {
 		id := fmt.Sprint(p.File, ":", p.Line, ":", p.Column, ":", p.Message)
 		switch {
 		case seen[id]:
 		case p.Warning:
-			cfg.Warnings = append(cfg.Warnings, p)
+			warnings = append(warnings, p)
 		default:
 			errs = append(errs, p)
 		}
@@ -177,5 +180,6 @@ func (l *loader) result(cfg *Config, o Options) (*Config, error) {
 	if len(errs) > 0 {
 		return nil, errs
 	}
+	cfg.Warnings = warnings
 	return cfg, nil
 }

@@ -12,7 +12,7 @@ import (
 // What aliases may make of a file at most. Neither is near for a file that
 // people write.
 const (
-	maxNodes = 100_000
+	maxNodes = 50_000
 	maxMerge = 8
 )
 

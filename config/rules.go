@@ -12,12 +12,8 @@ import (
 // lanes is how many windows the engine has: ten levels, and the work queue itself.
 const lanes = 11
 
-// check applies the rules that need more than one value. When a file could not
-// be read at all it says nothing: what is missing may stand there.
+// check applies the rules that need more than one value.
 func (l *loader) check(cfg *Config, o Options) {
-	if l.broken[""] {
-		return
-	}
 	l.required(l.root, nil, l.named)
 	l.checkBroker(cfg)
 	l.checkPlugins(cfg)

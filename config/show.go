@@ -7,6 +7,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -102,8 +103,14 @@ func encode(v reflect.Value, s *shape, p path, visit func(path, *yaml.Node)) *ya
 	return n
 }
 
+// scalarNode puts text of several lines into quotes: as a block, text that
+// begins with a line end would be written so that it cannot be read again.
 func scalarNode(value, tag string) *yaml.Node {
-	return &yaml.Node{Kind: yaml.ScalarNode, Tag: tag, Value: value}
+	n := &yaml.Node{Kind: yaml.ScalarNode, Tag: tag, Value: value}
+	if strings.ContainsAny(value, "\r\n\u0085\u2028\u2029") {
+		n.Style = yaml.DoubleQuotedStyle
+	}
+	return n
 }
 
 // encodeSection encodes a struct, or a map of them.

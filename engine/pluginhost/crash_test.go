@@ -213,8 +213,13 @@ func ended(pid int) bool {
 }
 
 func TestPluginDiesWithItsHost(t *testing.T) {
+	dir, err := os.MkdirTemp("", "ut") //nolint:usetesting // the name of a socket is short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) }) // nobody else can
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), role+"=host")
+	cmd.Env = append(os.Environ(), role+"=host", "TMPDIR="+dir)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err == nil {

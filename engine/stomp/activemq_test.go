@@ -1,7 +1,7 @@
 package stomp_test
 
 import (
-	"os"
+	"io"
 	"strconv"
 	"sync"
 	"testing"
@@ -9,27 +9,25 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"usher/deploy/brokerxml"
 	"usher/engine"
 	"usher/engine/enginetest"
+	"usher/engine/enginetest/activemq"
 	"usher/engine/stomp"
 )
 
-// activeMQAddr names the environment variable with the host:port where a real
-// ActiveMQ speaks STOMP, to run the suite on it as well. Its XML has the lanes,
-// the scheduler, the statistics plugin, and individual dead-letter queues.
-const activeMQAddr = "ACTIVEMQ_TEST_ADDR"
-
-// activeMQ is one that runs already.
-type activeMQ string
-
-func (a activeMQ) Address() string { return string(a) }
-
-func (a activeMQ) Restart(t *testing.T) { t.Fatal("this broker cannot be restarted from here") }
+// startActiveMQ starts a real one with the XML that usher writes for it.
+func startActiveMQ(t *testing.T) *activemq.Server {
+	t.Helper()
+	return activemq.Start(t, func(w io.Writer, address, data string) error {
+		return brokerxml.Write(w, brokerxml.Options{STOMP: address, Data: data})
+	})
+}
 
 // purge empties every queue that the suite uses.
-func (a activeMQ) purge(t *testing.T) {
+func purge(t *testing.T, address string) {
 	t.Helper()
-	client, err := stomp.Dial(t.Context(), stomp.Config{URLs: []string{"stomp://" + string(a)}, Log: zerolog.Nop()})
+	client, err := stomp.Dial(t.Context(), stomp.Config{URLs: []string{"stomp://" + address}, Log: zerolog.Nop()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,21 +50,23 @@ func (a activeMQ) purge(t *testing.T) {
 	wg.Wait()
 }
 
+func TestActiveMQ(t *testing.T) {
+	began := time.Now()
+	server := startActiveMQ(t)
+	t.Logf("ActiveMQ %s started in %v", server.Version(), time.Since(began).Round(time.Millisecond))
+	t.Run("Conforms", func(t *testing.T) {
+		t.Attr("backend", "ActiveMQ "+server.Version())
+		enginetest.RunBroker(t, enginetest.BrokerHarness{Start: func(t *testing.T) enginetest.BrokerServer {
+			purge(t, server.Address())
+			return server
+		}})
+	})
+}
+
 func TestBrokerConforms(t *testing.T) {
 	t.Run("embedded", func(t *testing.T) {
 		enginetest.RunBroker(t, enginetest.BrokerHarness{
 			Start: func(t *testing.T) enginetest.BrokerServer { return startEmbedded(t) },
 		})
 	})
-	if addr := os.Getenv(activeMQAddr); addr != "" {
-		t.Run("ActiveMQ", func(t *testing.T) {
-			enginetest.RunBroker(t, enginetest.BrokerHarness{
-				Start: func(t *testing.T) enginetest.BrokerServer {
-					activeMQ(addr).purge(t)
-					return activeMQ(addr)
-				},
-				Features: enginetest.BrokerFeatures{NoRestart: true},
-			})
-		})
-	}
 }

@@ -1,0 +1,256 @@
+// Package activemq runs a real ActiveMQ for tests: a process of its own, on a free
+// port of the loopback, with its files in a temporary folder. Only tests import it.
+package activemq
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/go-stomp/stomp/v3/frame"
+
+	"usher/engine/stompframe"
+)
+
+// HomeVariable names the environment variable with the folder of an unpacked
+// ActiveMQ. Without it the tests run on .cache/activemq, which tools/prepare makes.
+const HomeVariable = "ACTIVEMQ_TEST_HOME"
+
+const (
+	// startTimeout is how long the broker has until it answers CONNECT.
+	startTimeout = 2 * time.Minute
+	// stopTimeout is how long it has to end after SIGTERM.
+	stopTimeout = time.Minute
+	// shownOutput is how much of what it wrote is shown of a test that failed.
+	shownOutput = 16 << 10
+)
+
+// logging makes the broker write to its standard output what an operator sees.
+const logging = `rootLogger.level = INFO
+rootLogger.appenderRef.out.ref = out
+appender.out.type = Console
+appender.out.name = out
+appender.out.layout.type = PatternLayout
+appender.out.layout.pattern = %d{ABSOLUTE} %-5p %c{1} %m%n
+`
+
+// Server is one ActiveMQ. Its methods fail the test; one goroutine calls them.
+type Server struct {
+	home, dir string
+	address   string
+	process   *os.Process
+	ended     chan struct{} // closed when the process has ended
+}
+
+// Start starts a broker with nothing in it and returns when it takes STOMP. xml
+// writes its configuration, for STOMP at the given host:port and files in the given
+// folder. The broker is killed by t.Cleanup, and what it wrote is logged if the
+// test has failed. The test fails if there is no ActiveMQ or no Java.
+func Start(t testing.TB, xml func(w io.Writer, stomp, data string) error) *Server {
+	t.Helper()
+	s := &Server{home: home(t), dir: t.TempDir(), address: freeAddress(t)}
+	var config bytes.Buffer
+	if err := xml(&config, s.address, filepath.Join(s.dir, "data")); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string][]byte{"activemq.xml": config.Bytes(), "log4j2.properties": []byte(logging)} {
+		if err := os.WriteFile(filepath.Join(s.dir, name), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		s.Kill(t)
+		if t.Failed() {
+			t.Logf("the end of what ActiveMQ wrote:\n%s", s.output())
+		}
+	})
+	s.Run(t)
+	return s
+}
+
+// Address is the host:port where it speaks STOMP; it stays the same.
+func (s *Server) Address() string { return s.address }
+
+// Version is the release, for example 5.18.3, or empty if that cannot be told.
+func (s *Server) Version() string {
+	jars, err := filepath.Glob(filepath.Join(s.home, "lib", "activemq-broker-*.jar"))
+	if err != nil || len(jars) == 0 {
+		return ""
+	}
+	return strings.TrimSuffix(strings.TrimPrefix(filepath.Base(jars[0]), "activemq-broker-"), ".jar")
+}
+
+// Run starts the process, on the files that are there, and waits until it takes
+// STOMP.
+func (s *Server) Run(t testing.TB) {
+	t.Helper()
+	out, err := os.OpenFile(filepath.Join(s.dir, "output"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close() // the process has its own
+	//nolint:noctx // its end is Kill's matter
+	cmd := exec.Command("java", "-Xmx512m", "-XX:+UseSerialGC",
+		"-Dactivemq.home="+s.home, "-Dactivemq.base="+s.dir, "-Dactivemq.conf="+s.dir, "-Dactivemq.data="+filepath.Join(s.dir, "data"),
+		"-Dlog4j2.configurationFile="+filepath.Join(s.dir, "log4j2.properties"),
+		"-jar", filepath.Join(s.home, "bin", "activemq.jar"),
+		"start", "xbean:file:"+filepath.Join(s.dir, "activemq.xml"))
+	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = s.dir, out, out, attributes()
+	started, ended := make(chan error), make(chan struct{})
+	go func() {
+		// The process ends with the thread that started it; this one stays until then.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		defer close(ended)
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // that it ended is what counts
+		}
+	}()
+	if err := <-started; err != nil {
+		t.Fatalf("start ActiveMQ: %v", err)
+	}
+	s.process, s.ended = cmd.Process, ended
+	s.await(t)
+}
+
+// await waits until CONNECT is answered.
+func (s *Server) await(t testing.TB) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := s.connect(ctx)
+		if err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-s.ended:
+			t.Fatal("ActiveMQ ended while it started")
+		case <-ctx.Done():
+			t.Fatalf("ActiveMQ takes no STOMP after %v: %v", startTimeout, err)
+		}
+	}
+}
+
+// connect says hello and goes.
+func (s *Server) connect(ctx context.Context) error {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", s.address)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	w := stompframe.NewWriter(conn)
+	if err := w.Write(frame.New(frame.CONNECT, frame.AcceptVersion, "1.2", frame.Host, "localhost")); err != nil {
+		return err
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	answer, err := stompframe.NewReader(conn, stompframe.Limits{}).Read()
+	if err == nil && (answer == nil || answer.Command != frame.CONNECTED) {
+		err = fmt.Errorf("CONNECT was answered with %v", answer)
+	}
+	return err
+}
+
+// Stop ends the broker as an operator does, with SIGTERM.
+func (s *Server) Stop(t testing.TB) {
+	t.Helper()
+	if err := s.process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatalf("SIGTERM to ActiveMQ: %v", err)
+	}
+	select {
+	case <-s.ended:
+	case <-time.After(stopTimeout):
+		t.Fatalf("ActiveMQ runs %v after SIGTERM", stopTimeout)
+	}
+}
+
+// Kill ends the broker as a crash does, if it runs.
+func (s *Server) Kill(t testing.TB) {
+	t.Helper()
+	if s.process == nil {
+		return
+	}
+	if err := s.process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		t.Errorf("kill ActiveMQ: %v", err)
+		return
+	}
+	<-s.ended
+}
+
+// Restart kills the broker and starts it again on the same files.
+func (s *Server) Restart(t *testing.T) {
+	t.Helper()
+	s.Kill(t)
+	s.Run(t)
+}
+
+// output is the end of what the broker wrote.
+func (s *Server) output() []byte {
+	text, err := os.ReadFile(filepath.Join(s.dir, "output"))
+	if err != nil {
+		return []byte(err.Error())
+	}
+	return text[max(0, len(text)-shownOutput):]
+}
+
+// freeAddress is a port that nobody listens on now.
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+// home is the folder of the ActiveMQ to test on.
+func home(t testing.TB) string {
+	t.Helper()
+	folder := os.Getenv(HomeVariable)
+	if folder == "" {
+		folder = filepath.Join(moduleRoot(t), ".cache", "activemq")
+	}
+	if _, err := os.Stat(filepath.Join(folder, "bin", "activemq.jar")); err != nil {
+		t.Fatalf("there is no ActiveMQ: run tools/prepare, as make test does, or name one in %s: %v", HomeVariable, err)
+	}
+	return folder
+}
+
+// moduleRoot is the folder with go.mod; tests run somewhere below it.
+func moduleRoot(t testing.TB) string {
+	t.Helper()
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir
+		}
+		if dir == filepath.Dir(dir) {
+			t.Fatal("there is no go.mod above the folder of the test")
+		}
+		dir = filepath.Dir(dir)
+	}
+}
