@@ -251,7 +251,7 @@ func TestHostileFilesEndSoon(t *testing.T) {
 		fmt.Fprintf(&laughs, "%c: &%c [%s]\n", 'b'+i, 'b'+i, strings.Repeat(fmt.Sprintf("*%c,", 'a'+i), 9))
 		fmt.Fprintf(&merges, "  t%d: &t%d {<<: [%s]}\n", i+1, i+1, strings.Repeat(fmt.Sprintf("*t%d,", i), 99))
 	}
-	fill := func(unit string) string { return strings.Repeat(unit, maxFileBytes/len(unit)) }
+	fill := func(unit string) string { return strings.Repeat(unit, maxFileBytes/4/len(unit)) }
 	searched := func(unit string) string { return strings.Repeat(unit, maxSearchBytes/len(unit)) }
 	var types strings.Builder
 	for i := 0; types.Len() < maxFileBytes-100; i++ {
@@ -261,7 +261,7 @@ func TestHostileFilesEndSoon(t *testing.T) {
 		"billion laughs": laughs.String(), "merges": merges.String(), "cycle": "types: &a {t: {<<: [*a, *a, *a, *a, *a, *a, *a, *a]}}",
 		"alias of itself": "plugins: &a {p: {command: &b [*b], env: *a, files: *a}}",
 		"brackets":        fill("["), "braces": fill("{a: "), "dashes": fill("- "), "questions": fill("?\n"), "quotes": fill("\" "),
-		"keys": fill("a:\n"), "empty lists": "types: [" + fill("[],"), "one line": "a: " + fill("token "), "secrets": fill("token: x\n"),
+		"keys": strings.Repeat("a:\n", maxFileBytes/3), "empty lists": "types: [" + fill("[],"), "one line": "a: " + fill("token "), "secrets": fill("token: x\n"),
 		"many types": "types:\n" + types.String(), "many aliases": "a: &a x\nb: [" + fill("*a,"), "unknown": "types:\n  t: {" + fill("a: b, "),
 		"searched brackets": searched("["), "searched braces": searched("{a: "), "searched quotes": searched("'a' "), "searched lists": "a: [" + searched("[],")[4:],
 		"searched quote": searched("a:\n")[:maxSearchBytes-9] + "b: \"\"\"", "searched aliases": searched("- \n")[:maxSearchBytes-9] + "- *a\n",

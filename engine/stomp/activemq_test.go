@@ -17,7 +17,7 @@ import (
 )
 
 // startActiveMQ starts a real one with the XML that usher writes for it.
-func startActiveMQ(t *testing.T) *activemq.Server {
+func startActiveMQ(t testing.TB) *activemq.Server {
 	t.Helper()
 	return activemq.Start(t, func(w io.Writer, address, data string) error {
 		return brokerxml.Write(w, brokerxml.Options{STOMP: address, Data: data})

@@ -3,7 +3,6 @@ package stomp_test
 import (
 	"bytes"
 	"net"
-	"os"
 	"strconv"
 	"testing"
 
@@ -92,22 +91,18 @@ func (c *countingReader) Read(p []byte) (int, error) {
 
 var body512 = bytes.Repeat([]byte{'x'}, 512)
 
-// benchServer is the server that is measured with: the cheap one, or a real one.
-func benchServer(b *testing.B) stomp.Config {
-	b.Helper()
-	addr := os.Getenv(activeMQAddr)
-	if addr == "" {
-		addr = cheapServer(b)
-	}
-	return stomp.Config{URLs: []string{"stomp://" + addr}, Log: zerolog.Nop()}
+// BenchmarkPublish measures the client on a server that costs little, and the two
+// together on a real one.
+func BenchmarkPublish(b *testing.B) {
+	b.Run("cheap", func(b *testing.B) { benchmarkPublish(b, cheapServer(b)) })
+	b.Run("ActiveMQ", func(b *testing.B) { benchmarkPublish(b, startActiveMQ(b).Address()) })
 }
 
-func BenchmarkPublish(b *testing.B) {
+func benchmarkPublish(b *testing.B, address string) {
+	b.Helper()
 	for _, n := range []int{1, 8, 64} {
 		b.Run(strconv.Itoa(n)+"_at_once", func(b *testing.B) {
-			c := benchServer(b)
-			c.Publishers = 1
-			broker, err := stomp.New(c)
+			broker, err := stomp.New(stomp.Config{URLs: []string{"stomp://" + address}, Publishers: 1, Log: zerolog.Nop()})
 			if err != nil {
 				b.Fatal(err)
 			}
