@@ -15,7 +15,7 @@ func configCommand() *cobra.Command {
 		Short:   "Check and show configurations",
 		Example: "  usher config validate usher.yaml\n  usher config show --config usher.yaml\n  usher config schema > usher.schema.json",
 	}
-	c.AddCommand(configValidateCommand(), configShowCommand(), configSchemaCommand())
+	c.AddCommand(configValidateCommand(), configShowCommand(), configExplainCommand(), configSchemaCommand())
 	return c
 }
 
@@ -35,9 +35,7 @@ win. Every error is told at once, with file, line and column. Exit 3 if there is
 			if err != nil {
 				return err
 			}
-			if len(cfg.Warnings) > 0 {
-				c.PrintErrln(strings.TrimRight(config.Errors(cfg.Warnings).Format(isTerminal(c.ErrOrStderr())), "\n"))
-			}
+			warn(c, cfg)
 			return printLines(c, strings.Join(files, ", ")+": valid")
 		},
 	}
@@ -48,7 +46,7 @@ func configShowCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:     "show",
 		Short:   "Show the configuration as it is in force, defaults included, secrets not",
-		Example: "  usher config show --config usher.yaml\n  usher config show --json",
+		Example: "  usher config show --config usher.yaml\n  usher config show --origins",
 		RunE: func(c *cobra.Command, _ []string) error {
 			if _, err := os.Stat("usher.yaml"); err == nil && len(files) == 0 {
 				files = []string{"usher.yaml"}
@@ -60,7 +58,11 @@ func configShowCommand() *cobra.Command {
 			if wantsJSON(c) {
 				return printJSON(c, cfg)
 			}
-			text, err := config.Marshal(cfg)
+			marshal := config.Marshal
+			if origins {
+				marshal = config.Annotate
+			}
+			text, err := marshal(cfg)
 			if err != nil {
 				return err
 			}
@@ -69,6 +71,7 @@ func configShowCommand() *cobra.Command {
 		},
 	}
 	c.Flags().StringArrayVar(&files, "config", nil, "configuration file (default ./usher.yaml if there is one)")
+	c.Flags().BoolVar(&origins, "origins", false, "say where each value came from")
 	return c
 }
 
@@ -81,5 +84,28 @@ func configSchemaCommand() *cobra.Command {
 			_, err := c.OutOrStdout().Write(config.Schema())
 			return err
 		},
+	}
+}
+
+func configExplainCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "explain KEY",
+		Short:   "Say what one key means, its default and its range",
+		Example: "  usher config explain engine.slots",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			text, err := config.Explain(args[0])
+			if err != nil {
+				return fail(exitNotFound, "%w", err)
+			}
+			return printLines(c, strings.TrimRight(text, "\n"))
+		},
+	}
+}
+
+// warn prints what loads and yet looks wrong.
+func warn(c *cobra.Command, cfg *config.Config) {
+	if len(cfg.Warnings) > 0 {
+		c.PrintErrln(strings.TrimRight(config.Errors(cfg.Warnings).Format(isTerminal(c.ErrOrStderr())), "\n"))
 	}
 }

@@ -67,6 +67,7 @@ func (d *developing) run(c *cobra.Command) (err error) {
 	if err != nil {
 		return err
 	}
+	warn(c, cfg)
 	state := d.state
 	if d.demo && !c.Flags().Changed("state") {
 		if state, err = os.MkdirTemp("", "usher-demo-"); err != nil {

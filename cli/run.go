@@ -31,6 +31,7 @@ Secrets come from the environment: USHER_BROKER_LOGIN, USHER_BROKER_PASSCODE, US
 			if err != nil {
 				return err
 			}
+			warn(c, cfg)
 			log, err := newLogger(c.ErrOrStderr(), cfg.Log.Level, cfg.Log.Format)
 			if err != nil {
 				return err

@@ -34,7 +34,7 @@ type attempted struct {
 	err      error
 	ended    int           // attempts that ended before this one
 	crashes  int           // plugin crashes before this one
-	age      time.Duration // since it was first due
+	age      time.Duration // since it could first have run
 	stopping bool          // the engine cancelled it to stop
 	jitter   float64       // 0 to 1
 }
@@ -49,16 +49,16 @@ func classify(a attempted, t Type) decision {
 	case o.Kind == handlers.Dropped:
 		return decision{action: actDrop, counted: true, outcome: OutcomeDropped}
 	case errors.Is(a.err, ErrPluginAway):
-		return decision{action: actAgain, outcome: OutcomeNotStarted}
+		return decision{action: actAgain, outcome: OutcomeNotStarted, wait: awayWait}
 	case errors.Is(a.err, ErrPluginLost):
 		return classifyCrash(a, o)
 	case o.Kind == handlers.Rejected:
-		return dead(permanentReason(o.Code), o.Err.Error())
+		return dead(true, permanentReason(o.Code), o.Err.Error())
 	case a.stopping:
 		return decision{action: actHandBack, outcome: OutcomeHandedBack}
 	case o.Kind == handlers.Deferred:
-		if a.age+o.After > t.MaxAge {
-			return dead(ReasonExhausted, fmt.Sprintf("the handler deferred it until it was older than maxAge (%v)", t.MaxAge))
+		if o.After > t.MaxAge-a.age {
+			return dead(false, ReasonExhausted, fmt.Sprintf("the handler deferred it until it was older than maxAge (%v)", t.MaxAge))
 		}
 		return decision{action: actDefer, wait: o.After, outcome: OutcomeDeferred}
 	}
@@ -72,9 +72,9 @@ func classifyRetry(a attempted, o handlers.Outcome, t Type) decision {
 		if o.Code == handlers.CodeTimeout {
 			reason = ReasonTimeout
 		}
-		return dead(reason, fmt.Sprintf("attempt %d of %d: %v", n, t.Attempts, o.Err))
+		return dead(true, reason, fmt.Sprintf("attempt %d of %d: %v", n, t.Attempts, o.Err))
 	}
-	d := decision{action: actAgain, counted: true, outcome: OutcomeRetried, wait: o.After, fault: fault{detail: o.Err.Error()}}
+	d := decision{action: actAgain, counted: true, outcome: OutcomeRetried, wait: o.After, fault: fault{detail: oneLine(o.Err)}}
 	if d.wait == 0 {
 		d.wait = shortWait(t.Backoff, n, a.jitter)
 	}
@@ -87,21 +87,23 @@ func classifyRetry(a attempted, o handlers.Outcome, t Type) decision {
 // classifyCrash: a crash is nobody's attempt, but a message that is in hand at
 // too many is taken out.
 func classifyCrash(a attempted, o handlers.Outcome) decision {
-	if a.crashes+1 >= maxCrashes {
-		return dead(ReasonCrashedPlugin, o.Err.Error())
-	}
-	if a.stopping {
+	switch {
+	case a.stopping: // we ended the process
 		return decision{action: actHandBack, outcome: OutcomeHandedBack}
+	case a.crashes+1 >= maxCrashes:
+		return dead(false, ReasonCrashedPlugin, o.Err.Error())
 	}
-	return decision{action: actAgain, outcome: OutcomeCrashed, fault: fault{detail: o.Err.Error()}}
+	return decision{action: actAgain, outcome: OutcomeCrashed, fault: fault{detail: oneLine(o.Err)}}
 }
 
-func dead(reason, detail string) decision {
+func dead(counted bool, reason, detail string) decision {
 	return decision{
-		action: actDead, counted: true, outcome: OutcomeDeadLettered,
+		action: actDead, counted: counted, outcome: OutcomeDeadLettered,
 		fault: fault{reason, handlers.OneLine(detail, MaxDetailBytes)},
 	}
 }
+
+func oneLine(err error) string { return handlers.OneLine(err.Error(), MaxDetailBytes) }
 
 // permanentReason keeps the codes that plugin hosts answer apart from those of
 // authors.

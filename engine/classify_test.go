@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"testing"
 	"time"
 
@@ -56,7 +57,11 @@ func TestClassify(t *testing.T) {
 		},
 		{
 			"defer ends by age", attempted{err: handlers.Defer(time.Minute), age: time.Hour},
-			decision{action: actDead, counted: true, outcome: OutcomeDeadLettered, fault: fault{ReasonExhausted, "the handler deferred it until it was older than maxAge (1h0m0s)"}},
+			decision{action: actDead, outcome: OutcomeDeadLettered, fault: fault{ReasonExhausted, "the handler deferred it until it was older than maxAge (1h0m0s)"}},
+		},
+		{
+			"a defer beyond all times ends by age too", attempted{err: handlers.Defer(math.MaxInt64), age: time.Second},
+			decision{action: actDead, outcome: OutcomeDeadLettered, fault: fault{ReasonExhausted, "the handler deferred it until it was older than maxAge (1h0m0s)"}},
 		},
 		{
 			"permanent", attempted{err: handlers.Permanent(boom, "no_such_street")},
@@ -72,14 +77,14 @@ func TestClassify(t *testing.T) {
 		},
 		{
 			"the third crash is the last", attempted{err: lost, crashes: 2},
-			decision{action: actDead, counted: true, outcome: OutcomeDeadLettered, fault: fault{ReasonCrashedPlugin, "shop: the plugin process was lost"}},
+			decision{action: actDead, outcome: OutcomeDeadLettered, fault: fault{ReasonCrashedPlugin, "shop: the plugin process was lost"}},
 		},
 		{
 			"a plugin that is away costs nothing", attempted{err: fmt.Errorf("shop: %w", ErrPluginAway), ended: 2, crashes: 2},
-			decision{action: actAgain, outcome: OutcomeNotStarted},
+			decision{action: actAgain, outcome: OutcomeNotStarted, wait: awayWait},
 		},
 		{"stopping hands back", attempted{err: boom, ended: 2, stopping: true}, decision{action: actHandBack, outcome: OutcomeHandedBack}},
-		{"stopping hands a lost one back", attempted{err: lost, stopping: true}, decision{action: actHandBack, outcome: OutcomeHandedBack}},
+		{"stopping hands a lost one back, for we ended its process", attempted{err: lost, crashes: 2, stopping: true}, decision{action: actHandBack, outcome: OutcomeHandedBack}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

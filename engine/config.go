@@ -79,6 +79,13 @@ const (
 	claimLease = 10 * time.Second
 	// finalTTL is how long the store remembers a finished message.
 	finalTTL = 7 * 24 * time.Hour
+	// awayWait is how long a message waits that found no plugin process.
+	awayWait = 100 * time.Millisecond
+	// storeTimeout is how long one call of the record table may take.
+	storeTimeout = 5 * time.Second
+	// maxTried is of how many messages the attempts are remembered that a lost
+	// session took out of our hands.
+	maxTried = 10_000
 	// maxCrashes is how many plugin crashes a message may be in hand at.
 	maxCrashes = 3
 	// lookUpBatch is how many ids one look-up asks for at the most.

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -40,6 +41,7 @@ type Engine struct {
 	byLevel  [Levels]int // of them, by level
 	byPlugin map[string]int
 	settling int
+	tried    map[string]tries // by id
 	share    map[shareKey]int // items that wait here
 	draining bool
 
@@ -70,7 +72,7 @@ func New(cfg Config) (*Engine, error) {
 	e := &Engine{
 		cfg: cfg, instance: rand.Text()[:12],
 		started: make(chan struct{}), calls: make(chan func()), stopped: make(chan struct{}),
-		hand: map[string]*item{}, byPlugin: map[string]int{}, share: map[shareKey]int{},
+		hand: map[string]*item{}, byPlugin: map[string]int{}, share: map[shareKey]int{}, tried: map[string]tries{},
 		lanes: newLanes(cfg.Window),
 	}
 	for i := range e.coming {
@@ -160,7 +162,7 @@ func (e *Engine) pause(now time.Time) time.Duration {
 	if len(e.waiting) > 0 {
 		wait = min(wait, e.waiting[0].wakeAt.Sub(now))
 	}
-	if e.storeDown {
+	if e.storeDown && len(e.unseen) > 0 && e.lookUps == 0 {
 		wait = min(wait, e.retryStore.Sub(now))
 	}
 	return max(wait, 0)
@@ -226,7 +228,6 @@ func (e *Engine) drain(stopHandling context.CancelCauseFunc) {
 	defer handlers.Stop()
 	settle := time.NewTimer(e.cfg.Drain + settleGrace)
 	defer settle.Stop()
-	expired := settle.C
 	for e.busy > 0 || e.settling > 0 {
 		select {
 		case f := <-e.calls:
@@ -234,11 +235,11 @@ func (e *Engine) drain(stopHandling context.CancelCauseFunc) {
 		case <-handlers.C:
 			e.cfg.Log.Warn().Int("running", e.busy).Msg("the time to drain is over: handlers are cancelled, their messages will be delivered again")
 			stopHandling(ErrStopping)
-		case <-expired:
+		case <-settle.C:
 			if e.busy == 0 {
 				return // what is not written is un-acked, and comes again
 			}
-			expired = nil // a handler does not obey: its host ends it
+			settle.Reset(settleGrace) // a handler does not obey: its host ends it
 		}
 	}
 }
@@ -334,8 +335,11 @@ func (e *Engine) Watch(id string, w Watcher) {
 		if it == nil {
 			return
 		}
-		it.watchers = append(it.watchers, w)
-		if it.stage == running || it.stage == waiting {
+		others := slices.DeleteFunc(slices.Clone(it.watchers), func(o Watcher) bool { return o.Connection == w.Connection })
+		if it.watchers = append(others, w); len(it.watchers) > MaxWatchers {
+			it.watchers = it.watchers[1:]
+		}
+		if it.last.ID != "" && (it.stage == running || it.stage == waiting) {
 			e.cfg.Notifier.Notify([]Watcher{w}, it.last)
 		}
 	})

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -349,4 +351,311 @@ func TestAMessageWhosePluginComesBackRunsAtOnce(t *testing.T) {
 		x.want(t, "1", 1)
 		r.wantEmpty()
 	})
+}
+
+// The tests below are named for what a review found.
+
+func TestWhatIsReadyForLongKeepsItsPlace(t *testing.T) {
+	var order []string
+	h := func(_ context.Context, m *handlers.Message) error {
+		order = append(order, m.ID)
+		pass(6 * time.Second) // longer than a look-up holds
+		return nil
+	}
+	run(t, h, func(r *rig) {
+		r.after(time.Second)
+		r.send("first", "a")
+		r.after(100 * time.Millisecond)
+		r.send("nine", "a", engine.HeaderPriority, "9")
+		r.after(5 * time.Second)
+		r.send("one", "a", engine.HeaderPriority, "1")
+		r.send("fresh", "a", engine.HeaderPriority, "9")
+		r.after(time.Minute)
+		if want := []string{"first", "nine", "fresh", "one"}; !slices.Equal(order, want) {
+			t.Errorf("started %v, want %v", order, want)
+		}
+		r.wantEmpty()
+	}, func(c *engine.Config) { c.Slots = 1 })
+}
+
+func TestALookUpThatIsTooOldIsRepeatedBeforeItsMessageRuns(t *testing.T) {
+	x := newEffects(6 * time.Second)
+	run(t, x.handle, func(r *rig) {
+		r.after(time.Second)
+		for i := range 100 { // the first window, which is claimed
+			r.send("w"+strconv.Itoa(i), "zebra")
+		}
+		r.after(time.Minute)
+		r.send("first", "a")
+		r.after(100 * time.Millisecond)
+		r.send("second", "a")
+		r.after(2 * time.Second)
+		if _, err := r.records.SetDue(context.Background(), "second", time.Now().Add(time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		r.after(time.Minute)
+		x.want(t, "first", 1)
+		x.want(t, "second", 0)
+		r.wantState("second", engine.Delayed)
+	}, func(c *engine.Config) { c.Slots = 1 })
+}
+
+func TestMovingAMessageToALaterTimeDoesNotStopItsAttempt(t *testing.T) {
+	x := newEffects(20 * time.Second)
+	run(t, x.handle, func(r *rig) {
+		r.send("1", "a")
+		r.after(4 * time.Second)
+		if _, err := r.records.SetDue(context.Background(), "1", time.Now().Add(time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		r.after(time.Minute)
+		x.want(t, "1", 1)
+		r.wantState("1", engine.Done)
+	})
+}
+
+func TestAnAttemptIsStoppedWhenTheRecordsHang(t *testing.T) {
+	x := newEffects(time.Minute)
+	var running atomic.Int32
+	h := func(ctx context.Context, m *handlers.Message) error {
+		running.Add(1)
+		defer running.Add(-1)
+		return x.handle(ctx, m)
+	}
+	run(t, h, func(r *rig) {
+		r.send("1", "a")
+		r.after(time.Second)
+		release := r.faulty.Hold(enginetest.CallClaim)
+		r.after(9 * time.Second)
+		if running.Load() != 0 {
+			t.Error("it runs on although its claim could not be renewed")
+		}
+		release()
+		r.after(2 * time.Minute)
+		x.want(t, "1", 1)
+		r.wantEmpty()
+	}, func(c *engine.Config) { c.Types["a"] = engine.Type{Timeout: time.Hour} })
+}
+
+func TestAnErrorOfAnOldSessionDoesNotStopTheEngine(t *testing.T) {
+	x := newEffects(time.Millisecond)
+	run(t, x.handle, func(r *rig) {
+		release := r.faulty.Hold(enginetest.CallLookUp)
+		r.send("1", "a")
+		r.after(time.Second)
+		r.broker.Disconnect()
+		r.after(time.Second)
+		r.faulty.FailNth(enginetest.CallLookUp, 1, enginetest.Before)
+		release()
+		r.broker.Connect()
+		r.after(10 * time.Second)
+		x.want(t, "1", 1)
+		if v, _ := r.engine.View(); v.StoreDown {
+			t.Error("the store is said to be down")
+		}
+		r.wantEmpty()
+	})
+}
+
+func TestADrainEndsAlthoughNothingCanBeWritten(t *testing.T) {
+	h := func(context.Context, *handlers.Message) error { pass(20 * time.Second); return nil }
+	run(t, h, func(r *rig) {
+		r.send("1", "a")
+		r.after(time.Second)
+		r.faulty.FailAll(enginetest.CallWrite, enginetest.Before)
+		began := time.Now()
+		r.stop()
+		if took := time.Since(began); took > time.Minute {
+			t.Errorf("it took %v to stop", took)
+		}
+	})
+}
+
+func TestAFollowOnThatNoFrameCanCarryIsRefused(t *testing.T) {
+	for name, f := range map[string]handlers.FollowOn{
+		"NUL in a value":  {Type: "b", Headers: map[string]string{"note": "a\x00b"}},
+		"NUL in the type": {Type: "b\x00"},
+		"content type":    {Type: "b", ContentType: "a\nb"},
+		"long value":      {Type: "b", Headers: map[string]string{"note": strings.Repeat("x", 5000)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			run(t, func(_ context.Context, m *handlers.Message) error { return m.EmitFollowOn(f) }, func(r *rig) {
+				r.send("1", "a")
+				r.after(5 * time.Second)
+				r.wantDead("1", engine.ReasonBadFollowOn)
+				r.wantEmpty()
+			})
+		})
+	}
+}
+
+func TestStatusesGoOnGrowingOverARestart(t *testing.T) {
+	h := func(ctx context.Context, m *handlers.Message) error {
+		for range 12_000 {
+			m.Progress(0.5, "on the way")
+		}
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	run(t, h, func(r *rig) {
+		if _, err := r.records.Watch(context.Background(), "1", engine.Watcher{Connection: "c", Until: time.Now().Add(time.Hour)}); err != nil {
+			t.Fatal(err)
+		}
+		r.send("1", "a")
+		r.after(time.Second)
+		r.stop()
+		r.start(func(c *engine.Config) { c.Types["a"] = engine.Type{Timeout: time.Minute, Attempts: 1} })
+		r.after(2 * time.Minute)
+		for i, s := range r.board.status[1:] {
+			if !r.board.status[i].Seq.Less(s.Seq) {
+				t.Errorf("status %d (%s) has seq %v after %v", i+1, s.State, s.Seq, r.board.status[i].Seq)
+				break
+			}
+		}
+		if last := r.board.status[len(r.board.status)-1]; last.State != engine.Dead {
+			t.Errorf("the last status is %s", last.State)
+		}
+	})
+}
+
+func TestTheAgeOfADeferredMessageBeginsWhenItIsDue(t *testing.T) {
+	deferred := 0
+	h := func(context.Context, *handlers.Message) error {
+		if deferred++; deferred == 1 {
+			return handlers.Defer(5 * time.Second)
+		}
+		return nil
+	}
+	run(t, h, func(r *rig) {
+		r.send("1", "a", engine.HeaderDelay, "25h")
+		r.after(26 * time.Hour)
+		r.wantState("1", engine.Done)
+	})
+}
+
+func TestWhatAnotherEngineRunsIsNotDeadLetteredBesideIt(t *testing.T) {
+	x := newEffects(time.Millisecond)
+	run(t, x.handle, func(r *rig) {
+		r.stop()
+		r.send("1", "a", engine.HeaderExpiresAt, strconv.FormatInt(time.Now().Add(-time.Second).UnixMilli(), 10))
+		r.claimFor("1", r.broker.Queue(engine.WorkQueue + ".p4")[0].Headers[engine.HeaderMessageID], time.Now().Add(10*time.Second))
+		r.start()
+		r.after(5 * time.Second)
+		if dead := r.broker.Queue(engine.DeadQueue); len(dead) != 0 {
+			t.Errorf("it is in the dead-letter queue while it runs elsewhere: %v", dead)
+		}
+	})
+}
+
+func TestAHandBackLeavesTheClaimOfAnother(t *testing.T) {
+	tests := []struct {
+		token string
+		want  error
+	}{{"ours", nil}, {"elsewhere", engine.ErrGuarded}}
+	for _, tt := range tests {
+		m := enginetest.NewMemory()
+		c := engine.Claim{ID: "1", Mark: engine.ClaimMark{Token: tt.token, Until: time.Now().Add(time.Hour)}, Now: time.Now()}
+		if _, err := m.Claim(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+		_, err := m.Write(t.Context(), engine.Change{ID: "1", State: engine.Queued, Token: "w", TakeBack: "ours", Now: time.Now()})
+		if !errors.Is(err, tt.want) {
+			t.Errorf("taking ours back from %s: %v, want %v", tt.token, err, tt.want)
+		}
+	}
+}
+
+func TestAttemptsAreRememberedOverALostSession(t *testing.T) {
+	attempts := 0
+	h := func(context.Context, *handlers.Message) error { attempts++; return errors.New("boom") }
+	run(t, h, func(r *rig) {
+		r.send("1", "a")
+		for range 20 {
+			r.after(700 * time.Millisecond)
+			r.broker.Disconnect()
+			r.after(time.Millisecond)
+			r.broker.Connect()
+		}
+		r.after(10 * time.Second)
+		r.wantDead("1", engine.ReasonExhausted)
+		if attempts != 3 {
+			t.Errorf("%d attempts, want 3", attempts)
+		}
+	}, func(c *engine.Config) { c.Types["a"] = engine.Type{Backoff: 2 * time.Second} })
+}
+
+func TestAPluginThatIsAwayIsNotAskedInAHotLoop(t *testing.T) {
+	asked := 0
+	h := func(context.Context, *handlers.Message) error { asked++; return engine.ErrPluginAway }
+	run(t, h, func(r *rig) {
+		r.send("1", "a")
+		r.after(10 * time.Second)
+		if asked == 0 || asked > 101 {
+			t.Errorf("asked %d times in 10 s, want at most every 100 ms", asked)
+		}
+	})
+}
+
+func TestAHandlerCannotChangeTheBodyOfTheNextAttempt(t *testing.T) {
+	h := func(_ context.Context, m *handlers.Message) error {
+		m.Body[0] = 'X'
+		return errors.New("boom")
+	}
+	run(t, h, func(r *rig) {
+		r.send("1", "a")
+		r.after(10 * time.Second)
+		if dead := r.wantDead("1", engine.ReasonExhausted); string(dead.Body) != `{"id":"1"}` {
+			t.Errorf("the dead letter's body is %s", dead.Body)
+		}
+	})
+}
+
+func TestAnUnknownTypeWaitsWhateverItsProducerSaid(t *testing.T) {
+	run(t, ok, func(r *rig) {
+		r.send("1", "zebra", engine.HeaderDelay, "0")
+		r.after(30 * time.Second)
+		r.wantState("1", engine.Delayed)
+	}, func(c *engine.Config) { c.UnknownTypeWait = time.Hour })
+}
+
+func TestFirstFailedIsTheFirstTimeOfAllCopies(t *testing.T) {
+	h := func(context.Context, *handlers.Message) error {
+		return handlers.RetryAfter(time.Hour, errors.New("busy"))
+	}
+	run(t, h, func(r *rig) {
+		began := time.Now().UTC().Truncate(time.Second)
+		r.send("1", "a")
+		r.after(5 * time.Hour)
+		dead := r.wantDead("1", engine.ReasonExhausted)
+		if got := dead.Headers[engine.HeaderFirstFailedAt]; got != began.Format(time.RFC3339) {
+			t.Errorf("it first failed at %s, want %s", got, began.Format(time.RFC3339))
+		}
+	})
+}
+
+func TestAHopThatCannotBeReadLosesNothing(t *testing.T) {
+	for _, hop := range []string{"1073741824", "-1", "junk", "99999999999999999999"} {
+		t.Run(hop, func(t *testing.T) {
+			run(t, ok, func(r *rig) {
+				r.send("1", "a", engine.HeaderHop, hop, engine.HeaderDelay, "10s")
+				r.after(time.Minute)
+				r.wantDead("1", engine.ReasonBadHeader)
+				r.wantEmpty()
+			})
+		})
+	}
+}
+
+func TestManyTwinsOfALargeMessageDoNotStopTheLoop(t *testing.T) {
+	x := newEffects(time.Millisecond)
+	run(t, x.handle, func(r *rig) {
+		r.broker.SetWindow(1000)
+		body := []byte(strings.Repeat("x", 100<<10))
+		for range 1000 {
+			r.broker.Send(engine.Outgoing{Queue: engine.WorkQueue, Headers: map[string]string{engine.HeaderID: "1", engine.HeaderType: "a"}, Body: body})
+		}
+		r.after(time.Minute)
+		x.want(t, "1", 1)
+		r.wantEmpty()
+	}, func(c *engine.Config) { c.Window = 1000 })
 }

@@ -16,11 +16,12 @@ func guard(r Record, hop int) bool {
 	return !r.State.Final() && r.Hop <= hop
 }
 
-// Allowed is the guard of a claim: that of every write, and due, and no live
-// claim but our own.
+// Allowed is the guard of a claim: that of every write, and either it renews the
+// record's own claim, or the message is due and nobody else's claim is live.
+// (Moving a message to a later time does not stop the attempt that runs.)
 func (c Claim) Allowed(r Record) bool {
-	return guard(r, c.Hop) && !r.Due.After(c.Now) &&
-		(r.Claim.Token == c.Mark.Token || !r.Claim.Live(c.Now))
+	return guard(r, c.Hop) && (r.Claim.Token == c.Mark.Token && c.Mark.Token != "" ||
+		!r.Due.After(c.Now) && !r.Claim.Live(c.Now))
 }
 
 // Apply is the record after an allowed claim.
@@ -33,13 +34,16 @@ func (c Claim) Apply(r Record) Record {
 	return r
 }
 
-// Allowed is the guard of a write.
-func (c Change) Allowed(r Record) bool { return guard(r, c.Hop) }
+// Allowed is the guard of a write; one that takes a claim back also needs that
+// to be the record's.
+func (c Change) Allowed(r Record) bool {
+	return guard(r, c.Hop) && (c.TakeBack == "" || r.Claim.Token == c.TakeBack)
+}
 
 // Apply is the record after an allowed write.
 func (c Change) Apply(r Record) Record {
 	r = seen(r, c.ID, c.Type, c.Digest, c.Priority)
-	if c.TakeBack && r.Claim.Token != "" {
+	if c.TakeBack != "" {
 		r.Claims--
 	}
 	r.Claim = ClaimMark{}

@@ -14,15 +14,16 @@ const (
 	settling              // its outcome is being written
 )
 
-// item is one message in hand. The loop owns it, but for the fields that the
-// goroutine which runs or settles it needs: those do not change meanwhile.
+// item is one message in hand. The loop owns it; the goroutine that runs it
+// reads what does not change meanwhile (msg, brokerID, typ, attempts, crashes,
+// mustClaim, and token before it has claimed).
 type item struct {
 	msg      message
 	brokerID string
 	delivery Delivery // newest; a redelivery replaces it
-	twins    []Delivery
+	twins    []*item  // the same message in other deliveries
 	stage    stage
-	gone     bool      // the session ended before it ran: the broker delivers it again
+	gone     bool      // it is out of our hands: an answer about it comes too late
 	late     bool      // it came out of a backlog
 	seenAt   time.Time // first, over all copies
 
@@ -31,7 +32,6 @@ type item struct {
 	plugin     string
 	level      int
 	lookedUpAt time.Time
-	claims     int
 	watchers   []Watcher
 
 	// of its attempts
@@ -40,7 +40,6 @@ type item struct {
 	attempts    int    // that ended, over all copies
 	crashes     int
 	firstFailed time.Time
-	statuses    int // told since this delivery came
 	last        Status
 
 	// of its places in queues
@@ -81,11 +80,32 @@ func (e *Engine) levelOf(m message) int {
 	return m.priority
 }
 
+// tries is what was tried of a message that a lost session took out of our hands.
+type tries struct {
+	hop, attempts, crashes int
+	firstFailed            time.Time
+}
+
+// remember keeps what was tried for when the message is delivered again.
+func (e *Engine) remember(it *item) {
+	if it.attempts == it.msg.attempts && it.crashes == 0 {
+		return
+	}
+	if len(e.tried) >= maxTried {
+		clear(e.tried)
+	}
+	e.tried[it.msg.id] = tries{it.msg.hop, it.attempts, it.crashes, it.firstFailed}
+}
+
 // newItem is a delivery at the beginning of its life in our hands.
 func (e *Engine) newItem(m message, d Delivery) *item {
 	it := &item{
 		msg: m, brokerID: d.BrokerID, delivery: d, attempts: m.attempts, seenAt: m.queuedAt,
-		level: e.levelOf(m), mustClaim: true,
+		level: e.levelOf(m), mustClaim: true, firstFailed: m.firstFailed,
+	}
+	if t, ok := e.tried[m.id]; ok && t.hop == m.hop {
+		it.attempts, it.crashes, it.firstFailed = t.attempts, t.crashes, t.firstFailed
+		delete(e.tried, m.id)
 	}
 	it.plugin, _ = e.cfg.Handler.Plugin(m.typ)
 	return it
@@ -111,17 +131,29 @@ func (e *Engine) isComing(level int, credit func(plugin string) bool) bool {
 	return false
 }
 
-// statusesPerClaim keeps the counters of a message's statuses apart that were
-// made before and after a crash, so that they only grow within a hop.
-const statusesPerClaim = 10_000
+// finalSeq is added to the counter of a final status, so that nothing of the
+// same hop comes after it, whatever the clocks of other engines say.
+const finalSeq = 1 << 52
+
+// seqAt is the place of a status among those of its message: by hop, and within
+// it by the time it was told, in microseconds since 1970. So it only grows over
+// restarts and from one engine to the next.
+func seqAt(hop int, at time.Time, s State) Seq {
+	seq := Seq{hop, int(at.UnixMicro())}
+	if s.Final() {
+		seq.Count += finalSeq
+	}
+	return seq
+}
 
 // status makes the next status of the item.
 func (it *item) status(s State, now time.Time) Status {
-	it.statuses = min(it.statuses+1, statusesPerClaim-2)
 	st := Status{
-		V: StatusVersion, ID: it.msg.id, State: s, At: now.UTC(),
-		Seq:     Seq{it.msg.hop, it.claims*statusesPerClaim + it.statuses},
+		V: StatusVersion, ID: it.msg.id, State: s, At: now.UTC(), Seq: seqAt(it.msg.hop, now, s),
 		Attempt: it.attempts, Of: it.typ.Attempts,
+	}
+	if !it.last.Seq.Less(st.Seq) {
+		st.Seq.Count = it.last.Seq.Count + 1 // the same microsecond
 	}
 	if s == Processing {
 		st.Attempt++
@@ -130,15 +162,15 @@ func (it *item) status(s State, now time.Time) Status {
 	return st
 }
 
-// Snapshot is the record as a status, for somebody who begins to watch. It
-// sorts before what the engine tells next, and after what it told before.
+// Snapshot is the record as a status, for somebody who begins to watch. One that
+// is queued may have been made by that watching, so it sorts before all that the
+// engine has told.
 func (r Record) Snapshot(now time.Time) Status {
 	s := Status{
-		V: StatusVersion, ID: r.ID, State: r.State, At: now.UTC(),
-		Seq: Seq{r.Hop, r.Claims * statusesPerClaim}, Attempt: r.Attempts,
+		V: StatusVersion, ID: r.ID, State: r.State, At: now.UTC(), Seq: seqAt(r.Hop, r.UpdatedAt, r.State), Attempt: r.Attempts,
 	}
-	if r.State.Final() {
-		s.Seq.Count += statusesPerClaim - 1
+	if r.State == Queued {
+		s.Seq.Count = 0
 	}
 	if (r.State == Delayed || r.State == Retrying) && !r.Due.IsZero() {
 		due := r.Due

@@ -17,19 +17,23 @@ import (
 //
 //	receive → look up → admit: due? → ready → start → run: claim, handle → classify → settle
 
-// receiveAll takes what the broker gives and hands it to the loop.
+// receiveAll takes what the broker gives, reads it, and hands it to the loop.
 func (e *Engine) receiveAll(ctx context.Context) error {
 	for {
 		batch, err := e.cfg.Broker.Receive(ctx)
 		if err != nil {
 			return err
 		}
-		e.do(func() { e.receive(batch) })
+		messages := make([]message, len(batch.Deliveries))
+		for i, d := range batch.Deliveries {
+			messages[i] = understand(d, e.cfg.MaxBody, time.Now())
+		}
+		e.do(func() { e.receive(batch, messages) })
 	}
 }
 
 // receive takes a batch in hand.
-func (e *Engine) receive(batch Batch) {
+func (e *Engine) receive(batch Batch, messages []message) {
 	now := time.Now()
 	if batch.Epoch != e.epoch {
 		e.newSession(batch.Epoch, now)
@@ -37,8 +41,8 @@ func (e *Engine) receive(batch Batch) {
 	if e.draining {
 		return // un-acked, it will be delivered again
 	}
-	for _, d := range batch.Deliveries {
-		msg := understand(d, e.cfg.MaxBody, now)
+	for i, d := range batch.Deliveries {
+		msg := messages[i]
 		first := e.lanes.deliveredOne(d.Lane, msg.queuedAt, now)
 		e.observe(Event{Kind: EventReceived, ID: msg.id, Type: msg.typ, Lane: d.Lane, Level: msg.priority, Hop: msg.hop})
 		it := e.newItem(msg, d)
@@ -62,9 +66,9 @@ func (e *Engine) takeInHand(it *item) {
 			e.leaves(other, +1)
 		}
 	case other.msg.digest != it.msg.digest || other.msg.typ != it.msg.typ:
-		e.settleConflict(it, other.msg.typ)
+		e.settleAlone(it, conflict(it, other.msg.typ))
 	default:
-		other.twins = append(other.twins, it.delivery)
+		other.twins = append(other.twins, it)
 	}
 }
 
@@ -89,20 +93,29 @@ func (e *Engine) lookUp() {
 		}
 		e.lookUps++
 		e.spawn(func() {
-			found, err := e.cfg.Records.LookUp(e.storing, ids)
+			found, err := e.lookUpIDs(ids)
 			e.do(func() { e.lookedUp(batch, found, err) })
 		})
 	}
 }
 
+func (e *Engine) lookUpIDs(ids []string) (Found, error) {
+	ctx, cancel := context.WithTimeout(e.storing, storeTimeout)
+	defer cancel()
+	return e.cfg.Records.LookUp(ctx, ids)
+}
+
 func (e *Engine) lookedUp(batch []*item, found Found, err error) {
 	e.lookUps--
-	e.storeAnswered(err)
+	if err == nil {
+		e.storeAnswered(nil)
+	}
 	for _, it := range batch {
 		e.comes(it, -1)
 		switch {
 		case it.gone || e.draining:
 		case err != nil:
+			e.storeAnswered(err)
 			e.enqueueLookUp(it)
 		default:
 			rec, exists := found.Records[it.msg.id]
@@ -111,51 +124,69 @@ func (e *Engine) lookedUp(batch []*item, found Found, err error) {
 	}
 }
 
-// admit decides what a message is to us, by its record: over, broken, early or
-// ready.
+// admit decides what a message is to us, by its record: over, somebody else's,
+// broken, early or ready.
 func (e *Engine) admit(it *item, rec Record, exists bool, now time.Time) {
 	it.lookedUpAt = time.Now()
-	if exists {
-		it.watchers, it.claims = rec.Watchers, rec.Claims
-		if rec.State != Dead { // else it was redriven: attempts begin anew
-			it.attempts = max(it.attempts, rec.Attempts)
-		}
-		it.seenAt = orTime(rec.GatedAt, it.seenAt)
-		switch {
-		case rec.Digest != "" && (rec.Digest != it.msg.digest || rec.Type != it.msg.typ):
-			e.forget(it)
-			e.settleConflict(it, rec.Type)
-			return
-		case rec.Hop > it.msg.hop:
-			e.ackOnly(it, OutcomeStale)
-			return
-		case rec.State.Final() && !guard(rec, it.msg.hop):
-			e.ackOnly(it, OutcomeDuplicate)
-			return
-		}
+	if exists && e.decided(it, rec, now) {
+		return
 	}
 	typ, known := e.cfg.Types[it.msg.typ]
 	plugin, served := e.cfg.Handler.Plugin(it.msg.typ)
+	known = known && served
 	it.typ, it.plugin = typ, plugin
+	it.seenAt = later(orTime(rec.GatedAt, it.seenAt), it.msg.notBefore).Add(typ.Delay)
 	switch f := it.msg.fault; {
+	case f != nil && it.msg.hop == noHop:
+		e.forget(it)
+		e.settleAlone(it, *f)
 	case f != nil:
 		e.kill(it, *f)
 	case it.expired(now):
 		e.kill(it, fault{ReasonExpired, "it was to be run before " + it.msg.expires.Format(time.RFC3339)})
-	case e.early(it, rec, now):
-	case !known || !served:
+	case e.early(it, rec, known, now):
+	case !known:
 		e.kill(it, fault{ReasonUnknownType, fmt.Sprintf("no plugin serves the type %q; add it under types: in the configuration", it.msg.typ)})
 	default:
 		e.makeReady(it)
 	}
 }
 
+// decided says whether the record leaves nothing to decide, and acts on it.
+func (e *Engine) decided(it *item, rec Record, now time.Time) bool {
+	it.watchers = rec.Watchers
+	if rec.State != Dead { // else it was redriven: attempts begin anew
+		it.attempts = max(it.attempts, rec.Attempts)
+	}
+	claimed := rec.Claim.Live(now) && rec.Hop == it.msg.hop && !strings.HasPrefix(rec.Claim.Token, e.instance+"-")
+	switch {
+	case rec.Digest != "" && (rec.Digest != it.msg.digest || rec.Type != it.msg.typ):
+		e.forget(it)
+		e.settleAlone(it, conflict(it, rec.Type))
+	case it.msg.hop == noHop:
+		return false
+	case rec.Hop > it.msg.hop:
+		e.ackOnly(it, OutcomeStale)
+	case rec.State.Final() && !guard(rec, it.msg.hop):
+		e.ackOnly(it, OutcomeDuplicate)
+	case claimed && rec.Claim.BrokerID == it.brokerID:
+		// Another process had this delivery and may still be at it: look again,
+		// at the latest when its claim ends.
+		e.startWaiting(it, time.Now().Add(min(rec.Claim.Until.Sub(now), MaxShortWait)))
+	case claimed:
+		e.ackOnly(it, OutcomeDuplicate) // a twin: the other delivery sees to it
+	default:
+		return false
+	}
+	return true
+}
+
 // early says whether the message has to wait, and sees to it. The record's
 // time decides; rule and header give it one at first sight only.
-func (e *Engine) early(it *item, rec Record, now time.Time) bool {
+func (e *Engine) early(it *item, rec Record, known bool, now time.Time) bool {
 	due, by := rec.Due, rec.DueBy
 	if rec.GatedAt.IsZero() && by == ByNone {
-		wish, wishedBy := e.wish(it)
+		wish, wishedBy := e.wish(it, known)
 		if wish.After(now) {
 			e.gate(it, wish, wishedBy, now)
 			return true
@@ -173,16 +204,17 @@ func (e *Engine) early(it *item, rec Record, now time.Time) bool {
 	return true
 }
 
-// wish is when the message, or the rule of its type, wants it to run.
-func (e *Engine) wish(it *item) (time.Time, DueBy) {
-	if !it.msg.notBefore.IsZero() {
-		return it.msg.notBefore, ByHeader
+// wish is when the message, or the rule of its type, wants it to run. What
+// nobody serves waits a while for somebody who does.
+func (e *Engine) wish(it *item, known bool) (time.Time, DueBy) {
+	byRule := toMillis(it.msg.queuedAt.Add(it.typ.Delay))
+	if !known {
+		byRule = toMillis(it.msg.queuedAt.Add(e.cfg.UnknownTypeWait))
 	}
-	wait := it.typ.Delay
-	if _, known := e.cfg.Types[it.msg.typ]; !known {
-		wait = e.cfg.UnknownTypeWait
+	if it.msg.notBefore.IsZero() || !known && byRule.After(it.msg.notBefore) {
+		return byRule, ByRule
 	}
-	return toMillis(it.msg.queuedAt.Add(wait)), ByRule
+	return it.msg.notBefore, ByHeader
 }
 
 // gate writes the wish down, once, and goes on with what the record says then.
@@ -190,12 +222,14 @@ func (e *Engine) gate(it *item, due time.Time, by DueBy, now time.Time) {
 	it.stage = asked
 	g := Gate{ID: it.msg.id, Type: it.msg.typ, Digest: it.msg.digest, Priority: it.msg.priority, Due: due, DueBy: by, Now: now}
 	e.spawn(func() {
-		rec, err := e.cfg.Records.Gate(e.storing, g)
+		ctx, cancel := context.WithTimeout(e.storing, storeTimeout)
+		defer cancel()
+		rec, err := e.cfg.Records.Gate(ctx, g)
 		e.do(func() {
-			e.storeAnswered(err)
 			switch {
 			case it.gone || e.draining:
 			case err != nil:
+				e.storeAnswered(err)
 				e.enqueueLookUp(it)
 			default:
 				e.admit(it, rec, true, now)
@@ -252,12 +286,8 @@ func (e *Engine) startReady(now time.Time) (held bool) {
 
 // start gives a ready message a slot, if it still may run.
 func (e *Engine) start(it *item, now time.Time) {
-	switch {
-	case it.expired(now):
+	if it.expired(now) {
 		e.kill(it, fault{ReasonExpired, "it was to be run before " + it.msg.expires.Format(time.RFC3339)})
-		return
-	case now.Sub(it.lookedUpAt) > lookUpAge && it.attempts == it.msg.attempts && it.crashes == 0:
-		e.enqueueLookUp(it)
 		return
 	}
 	it.stage = running
@@ -265,27 +295,32 @@ func (e *Engine) start(it *item, now time.Time) {
 	e.byPlugin[it.plugin]++
 	e.byLevel[it.level]++
 	e.observe(it.event(Event{Kind: EventStarted, Wait: max(now.Sub(it.waitingSince()), 0)}))
-	if !it.mustClaim {
+	stale := now.Sub(it.lookedUpAt) > lookUpAge
+	if !it.mustClaim && !stale {
 		e.tell(it, Processing, time.Time{})
 	}
-	e.spawn(func() { e.run(it) })
+	e.spawn(func() { e.run(it, stale) })
 }
 
 // run takes a message through its handler, beside the loop.
-func (e *Engine) run(it *item) {
+func (e *Engine) run(it *item, stale bool) {
 	ctx, release := e.handling, func() error { return nil }
-	if it.mustClaim {
+	if it.mustClaim || stale {
 		claim := it.claimFor(it.token)
-		rec, err := e.claim(&claim)
+		rec, err := e.mayRun(it, &claim)
 		if err != nil {
 			e.do(func() { e.notClaimed(it, rec, err) })
 			return
 		}
 		e.do(func() {
-			it.token, it.claims = claim.Mark.Token, rec.Claims
+			if it.mustClaim {
+				it.token = claim.Mark.Token
+			}
 			e.tell(it, Processing, time.Time{})
 		})
-		ctx, release = e.keep(claim)
+		if it.mustClaim {
+			ctx, release = e.keep(claim)
+		}
 	}
 	began := time.Now()
 	timed := handlers.Timeout(it.typ.Timeout, e.cfg.Handler)
@@ -319,7 +354,8 @@ func (e *Engine) ran(it *item, d decision, emitted []handlers.FollowOn, took tim
 		it.firstFailed = now
 	}
 	if d.action == actAgain && it.delivery.Epoch != e.epoch {
-		e.forget(it) // its session is gone: the broker delivers it again
+		e.remember(it) // its session is gone: the broker delivers it again
+		e.forget(it)
 		return
 	}
 	if d.action == actAgain && e.draining {
@@ -336,7 +372,7 @@ func (e *Engine) ran(it *item, d decision, emitted []handlers.FollowOn, took tim
 	if d.action == actDone {
 		outs, f := it.msg.followOns(emitted, e.cfg.Queue, now)
 		if f != nil {
-			d = dead(f.reason, f.detail)
+			d = dead(true, f.reason, f.detail)
 		}
 		e.settle(it, d, outs...)
 		return
@@ -350,24 +386,34 @@ func (e *Engine) freeSlot(it *item) {
 	e.byLevel[it.level]--
 }
 
-// claim takes the message for this delivery where it may not be the first.
+// mayRun makes sure that the message may run: by a claim where it may not be the
+// first delivery, by another look at the record where the last one is too old.
 // ErrGuarded comes with the record that tells why not.
+func (e *Engine) mayRun(it *item, c *Claim) (Record, error) {
+	if it.mustClaim {
+		return e.claim(c)
+	}
+	found, err := e.lookUpIDs([]string{it.msg.id})
+	if rec := found.Records[it.msg.id]; err == nil && !c.Allowed(rec) {
+		return rec, ErrGuarded
+	}
+	return Record{}, err
+}
+
+// claim takes the message for this delivery.
 func (e *Engine) claim(c *Claim) (rec Record, err error) {
 	if c.Mark.Token == "" {
 		c.Mark.Token = e.token()
 	}
 	for {
-		rec, err = e.cfg.Records.Claim(e.storing, *c)
-		guarded := errors.Is(err, ErrGuarded)
-		mine := rec.Claim.Token == c.Mark.Token && rec.Hop == c.Hop && !rec.State.Final()
-		switch {
-		case err == nil || guarded && mine: // it landed, if not now then before
-			return rec, nil
-		case guarded && rec.Claim.BrokerID == c.Mark.BrokerID && rec.Claim.Token != c.Mark.Token && strings.HasPrefix(rec.Claim.Token, e.instance+"-"):
-			c.Mark.Token = rec.Claim.Token // ours, of a session that ended; nobody runs it
-		default:
+		ctx, cancel := context.WithTimeout(e.storing, storeTimeout)
+		rec, err = e.cfg.Records.Claim(ctx, *c)
+		cancel()
+		ours := rec.Claim.BrokerID == c.Mark.BrokerID && strings.HasPrefix(rec.Claim.Token, e.instance+"-")
+		if !errors.Is(err, ErrGuarded) || !ours || rec.Claim.Token == c.Mark.Token {
 			return rec, err
 		}
+		c.Mark.Token = rec.Claim.Token // of a session of ours that ended; nobody runs it
 	}
 }
 
@@ -385,7 +431,8 @@ func (e *Engine) keep(c Claim) (ctx context.Context, release func() error) {
 	return ctx, func() error { cancel(nil); return <-kept }
 }
 
-// renew returns nil when ctx ends, and otherwise why the claim is lost.
+// renew returns nil when ctx ends, and otherwise why the claim is lost. It gives
+// up in time for the attempt to be stopped before anybody else may begin one.
 func (e *Engine) renew(ctx context.Context, c Claim) error {
 	tick := time.NewTicker(claimLease / 4)
 	defer tick.Stop()
@@ -395,15 +442,19 @@ func (e *Engine) renew(ctx context.Context, c Claim) error {
 		case <-ctx.Done():
 			return nil
 		}
-		c.Now = time.Now()
 		next := c
-		next.Mark.Until = c.Now.Add(claimLease)
-		switch _, err := e.cfg.Records.Claim(ctx, next); {
+		next.Now = time.Now()
+		next.Mark.Until = next.Now.Add(claimLease)
+		renewing, cancel := context.WithDeadline(ctx, c.Mark.Until.Add(-claimLease/4))
+		_, err := e.cfg.Records.Claim(renewing, next)
+		over := renewing.Err() != nil
+		cancel()
+		switch {
 		case err == nil:
 			c = next
 		case ctx.Err() != nil:
 			return nil
-		case errors.Is(err, ErrGuarded) || time.Until(c.Mark.Until) < claimLease/4:
+		case over || errors.Is(err, ErrGuarded):
 			return fmt.Errorf("the claim of %s is lost: %w", c.ID, err)
 		}
 	}
@@ -427,26 +478,14 @@ func (e *Engine) lostClaim(it *item, err error) {
 func (e *Engine) notClaimed(it *item, rec Record, err error) {
 	e.freeSlot(it)
 	e.observe(it.event(Event{Kind: EventRan, Outcome: OutcomeNotStarted}))
-	if it.delivery.Epoch != e.epoch || e.draining {
+	switch {
+	case it.delivery.Epoch != e.epoch || e.draining:
 		e.forget(it)
-		return
-	}
-	if !errors.Is(err, ErrGuarded) {
+	case errors.Is(err, ErrGuarded):
+		e.admit(it, rec, true, time.Now())
+	default:
 		e.storeAnswered(err)
 		e.enqueueLookUp(it)
-		return
-	}
-	now := time.Now()
-	live := rec.Claim.Live(now) && rec.Hop == it.msg.hop && !rec.State.Final()
-	switch {
-	case live && rec.Claim.BrokerID == it.delivery.BrokerID:
-		// Another process had this delivery and may still be at it: look again,
-		// at the latest when its claim ends.
-		e.startWaiting(it, now.Add(min(rec.Claim.Until.Sub(now), MaxShortWait)))
-	case live:
-		e.ackOnly(it, OutcomeDuplicate) // a twin: the other delivery sees to it
-	default:
-		e.admit(it, rec, true, now)
 	}
 }
 

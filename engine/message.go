@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"usher/handlers"
 )
@@ -24,10 +26,11 @@ type message struct {
 	headers  map[string]string // as they came
 	// queuedAt is when it began to wait for us: when its copy was due, or the
 	// broker's timestamp.
-	queuedAt  time.Time
-	notBefore time.Time // the producer's wish; zero: none
-	expires   time.Time // zero: never
-	fault     *fault    // why it can never run
+	queuedAt    time.Time
+	notBefore   time.Time // the producer's wish; zero: none
+	expires     time.Time // zero: never
+	firstFailed time.Time // over all copies; zero: it has not
+	fault       *fault    // why it can never run
 }
 
 // fault is why a message is dead-lettered: a reason code and one line of words.
@@ -75,8 +78,13 @@ func understand(d Delivery, maxBody int, now time.Time) message {
 	}
 	m.priority = readCount(h, HeaderPriority, DefaultLevel, blame)
 	m.priority = min(max(m.priority, 0), Levels-1)
-	m.hop = readCount(h, HeaderHop, 0, blame)
 	m.attempts = readCount(h, HeaderAttempts, 0, blame)
+	if m.hop = readCount(h, HeaderHop, 0, blame); h[HeaderHop] != "" && m.hop == 0 && h[HeaderHop] != "0" {
+		m.hop = noHop
+	}
+	if t, err := time.Parse(time.RFC3339, h[HeaderFirstFailedAt]); err == nil {
+		m.firstFailed = t
+	}
 	if m.expires = readMillis(h, HeaderExpiresAt, blame); m.expires.IsZero() {
 		m.expires = readMillis(h, HeaderExpires, blame)
 	}
@@ -140,13 +148,21 @@ func ParseDelay(text string) (time.Duration, error) {
 	return d, nil
 }
 
+const (
+	// maxCount is far more hops or attempts than any message has.
+	maxCount = 1_000_000
+	// noHop is the hop of a message whose header for it cannot be read. It is not
+	// known which copy it is, so its record is left alone.
+	noHop = -1
+)
+
 func readCount(h map[string]string, name string, absent int, blame blameFunc) int {
 	text, ok := h[name]
 	if !ok {
 		return absent
 	}
 	n, err := strconv.Atoi(text)
-	if err != nil || n < 0 || n > 1<<30 {
+	if err != nil || n < 0 || n > maxCount {
 		blame(ReasonBadHeader, "%s is %q; it must be a whole number", name, text)
 		return absent
 	}
@@ -232,7 +248,7 @@ func (m message) copyOf(queue string) Outgoing {
 	}
 	h[HeaderID] = m.id
 	h[HeaderPriority] = strconv.Itoa(m.priority)
-	h[HeaderHop] = strconv.Itoa(m.hop + 1)
+	h[HeaderHop] = strconv.Itoa(min(m.hop+1, maxCount))
 	h[HeaderAttempts] = strconv.Itoa(m.attempts)
 	if !m.notBefore.IsZero() {
 		h[HeaderNotBefore] = m.notBefore.Format(time.RFC3339Nano)
@@ -246,17 +262,20 @@ func (m message) copyOf(queue string) Outgoing {
 // deferredCopy is the copy that the broker's scheduler brings back after wait.
 func (m message) deferredCopy(queue string, now time.Time, wait time.Duration) Outgoing {
 	out := m.copyOf(queue)
+	if !m.firstFailed.IsZero() {
+		out.Headers[HeaderFirstFailedAt] = m.firstFailed.UTC().Format(time.RFC3339)
+	}
 	out.Headers[HeaderScheduledDelay] = strconv.FormatInt(max(wait.Milliseconds(), 1), 10)
 	out.Headers[HeaderQueuedAt] = millisText(now.Add(wait))
 	return out
 }
 
 // deadCopy is the dead letter.
-func (m message) deadCopy(f fault, queue string, firstFailed, now time.Time) Outgoing {
+func (m message) deadCopy(f fault, queue string, now time.Time) Outgoing {
 	out := m.copyOf(DeadQueue)
 	out.Headers[HeaderDeadReason] = f.reason
 	out.Headers[HeaderDeadDetail] = handlers.OneLine(f.detail, MaxDetailBytes)
-	out.Headers[HeaderFirstFailedAt] = orTime(firstFailed, now).UTC().Format(time.RFC3339)
+	out.Headers[HeaderFirstFailedAt] = orTime(m.firstFailed, now).UTC().Format(time.RFC3339)
 	out.Headers[HeaderOrigin] = queue
 	return out
 }
@@ -265,7 +284,7 @@ func (m message) deadCopy(f fault, queue string, firstFailed, now time.Time) Out
 // start, and without what made it a dead letter.
 func Redriven(d Delivery, queue string, now time.Time) Outgoing {
 	m := understand(d, len(d.Body), now)
-	m.attempts, m.expires = 0, time.Time{}
+	m.attempts, m.expires, m.firstFailed = 0, time.Time{}, time.Time{}
 	out := m.copyOf(queue)
 	delete(out.Headers, HeaderExpiresAt)
 	delete(out.Headers, HeaderOrigin)
@@ -279,17 +298,48 @@ func (m message) followOns(emitted []handlers.FollowOn, queue string, now time.T
 	equals := map[string]int{}
 	outs := make([]Outgoing, 0, len(emitted))
 	for _, f := range emitted {
-		for name := range f.Headers {
-			if !followOnHeader(name) {
-				return nil, &fault{ReasonBadFollowOn, fmt.Sprintf("the follow-on %q sets the header %q, which is not an author's to set", f.Type, name)}
-			}
-		}
-		if strings.ContainsAny(f.Type, "\x00\r\n") {
-			return nil, &fault{ReasonBadFollowOn, fmt.Sprintf("the follow-on type %q has control characters", f.Type)}
+		if wrong := wrongFollowOn(f); wrong != "" {
+			return nil, &fault{ReasonBadFollowOn, fmt.Sprintf("the follow-on %.100q %s", f.Type, wrong)}
 		}
 		outs = append(outs, m.followOn(f, equals, queue, now))
 	}
 	return outs, nil
+}
+
+// What a follow-on's headers may take, so that every broker carries it.
+const (
+	maxFollowOnHeaders = 64
+	maxFollowOnHeader  = 4 << 10  // bytes of one value
+	maxFollowOnText    = 32 << 10 // bytes of all names and values
+)
+
+// wrongFollowOn says what is wrong with a follow-on; "": nothing.
+func wrongFollowOn(f handlers.FollowOn) string {
+	size := 0
+	for name, value := range f.Headers {
+		size += len(name) + len(value)
+		switch {
+		case !followOnHeader(name):
+			return fmt.Sprintf("sets the header %.100q, which is not an author's to set", name)
+		case len(value) > maxFollowOnHeader:
+			return fmt.Sprintf("has a header %s of %d bytes; at most %d are sent", name, len(value), maxFollowOnHeader)
+		case !oneLineText(value):
+			return fmt.Sprintf("has control characters in the header %s", name)
+		}
+	}
+	switch {
+	case len(f.Headers) > maxFollowOnHeaders || size > maxFollowOnText:
+		return fmt.Sprintf("has %d headers of %d bytes; at most %d of %d are sent", len(f.Headers), size, maxFollowOnHeaders, maxFollowOnText)
+	case len(f.Type) > MaxIDBytes || !oneLineText(f.Type):
+		return "has a type that is too long or has control characters"
+	case len(f.ContentType) > MaxIDBytes || !oneLineText(f.ContentType):
+		return "has a content type that is too long or has control characters"
+	}
+	return ""
+}
+
+func oneLineText(s string) bool {
+	return utf8.ValidString(s) && strings.IndexFunc(s, unicode.IsControl) < 0
 }
 
 func (m message) followOn(f handlers.FollowOn, equals map[string]int, queue string, now time.Time) Outgoing {

@@ -107,7 +107,7 @@ func TestCopiesKeepTheProducersHeadersAndNothingOfTheBrokers(t *testing.T) {
 		t.Errorf("headers\n got %v\nwant %v", out.Headers, want)
 	}
 
-	dead := m.deadCopy(fault{ReasonExhausted, "line one\nline two"}, WorkQueue, time.Time{}, noon)
+	dead := m.deadCopy(fault{ReasonExhausted, "line one\nline two"}, WorkQueue, noon)
 	if dead.Queue != DeadQueue || dead.Headers[HeaderDeadReason] != ReasonExhausted || dead.Headers[HeaderDeadDetail] != "line one line two" ||
 		dead.Headers[HeaderFirstFailedAt] != "2026-05-04T12:00:00Z" || dead.Headers[HeaderExpires] != "" {
 		t.Errorf("dead letter %+v", dead)

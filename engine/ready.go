@@ -10,8 +10,7 @@ type readyQueue struct {
 	seq    uint64
 }
 
-// fifo is a queue whose head is found and taken in constant time; messages
-// that left by another door are skipped.
+// fifo is a queue whose head is found and taken in constant time.
 type fifo struct{ items []*item }
 
 func (q *readyQueue) push(it *item) {
@@ -27,18 +26,6 @@ func (q *readyQueue) push(it *item) {
 	it.readySeq = q.seq
 	f.items = append(f.items, it)
 	q.counts[it.level]++
-}
-
-// remove takes an item out that is not at the head.
-func (q *readyQueue) remove(it *item) {
-	f := q.levels[it.level][it.plugin]
-	for i, other := range f.items {
-		if other == it {
-			f.items = append(f.items[:i], f.items[i+1:]...)
-			q.counts[it.level]--
-			return
-		}
-	}
 }
 
 // pop takes the oldest item of the level whose plugin has credit, or nil.

@@ -122,8 +122,9 @@ type Change struct {
 	// Attempts and Redeliveries replace the record's.
 	Attempts, Redeliveries int
 	Reason                 string
-	// TakeBack undoes the claim's count: a drain gives the message back.
-	TakeBack bool
+	// TakeBack is the token of a claim to undo, with its count: a drain gives the
+	// message back. "": none.
+	TakeBack string
 	Now      time.Time
 	// ExpiresAt is for final states; the zero time keeps the record for ever.
 	ExpiresAt time.Time

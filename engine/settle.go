@@ -3,6 +3,8 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -24,7 +26,7 @@ type plan struct {
 // plan turns a decision into copies and a record change.
 func (e *Engine) plan(it *item, d decision, copies []Outgoing, now time.Time) plan {
 	m := it.msg
-	m.attempts = it.attempts
+	m.attempts, m.firstFailed = it.attempts, it.firstFailed
 	p := plan{copies: copies, outcome: d.outcome, detail: d.fault.detail, followOns: len(copies)}
 	p.change = Change{
 		ID: m.id, Type: m.typ, Digest: m.digest, Priority: m.priority, Hop: m.hop, NextHop: m.hop,
@@ -36,10 +38,10 @@ func (e *Engine) plan(it *item, d decision, copies []Outgoing, now time.Time) pl
 	case actDrop:
 		p.change.State, p.change.ExpiresAt = Cancelled, now.Add(finalTTL)
 	case actDead:
-		p.copies = []Outgoing{m.deadCopy(d.fault, e.cfg.Queue, it.firstFailed, now)}
+		p.copies = []Outgoing{m.deadCopy(d.fault, e.cfg.Queue, now)}
 		p.change.State, p.change.Reason, p.change.NextHop = Dead, d.fault.reason, m.hop+1
 		p.followOns = 0
-	case actDefer, actAgain:
+	case actDefer, actAgain: // there is no room left to wait here
 		step := min(d.wait, MaxStep)
 		p.until = toMillis(now.Add(d.wait))
 		p.copies = []Outgoing{m.deferredCopy(e.cfg.Queue, now, step)}
@@ -50,7 +52,7 @@ func (e *Engine) plan(it *item, d decision, copies []Outgoing, now time.Time) pl
 	case actHandBack:
 		p.handBack, p.followOns = true, 0
 		if it.token != "" {
-			p.change.State, p.change.TakeBack = Queued, true
+			p.change.State, p.change.TakeBack = Queued, it.token
 		}
 	}
 	return p
@@ -70,7 +72,9 @@ func (e *Engine) carryOut(p plan) (Record, error) {
 	}
 	var rec Record
 	err := e.persist(ctx, "record", func() (err error) {
-		rec, err = e.cfg.Records.Write(ctx, p.change)
+		writing, cancel := context.WithTimeout(ctx, storeTimeout)
+		defer cancel()
+		rec, err = e.cfg.Records.Write(writing, p.change)
 		if errors.Is(err, ErrGuarded) && rec.Token == p.change.Token {
 			err = nil // our own write landed; its answer was lost
 		}
@@ -114,16 +118,19 @@ func (e *Engine) handBack(it *item) {
 	e.settle(it, decision{action: actHandBack, outcome: OutcomeHandedBack})
 }
 
-// settleConflict dead-letters a message that has the id of another one. The
-// record, and the place in the table, belong to the other.
-func (e *Engine) settleConflict(it *item, otherType string) {
-	f := fault{ReasonIDConflict, "another message has the id " + it.msg.id + " and another body or type (" + otherType + ")"}
-	now := time.Now()
+// conflict is the fault of a message that has the id of another one.
+func conflict(it *item, otherType string) fault {
+	return fault{ReasonIDConflict, fmt.Sprintf("another message has the id %s and another body or type (%s)", it.msg.id, otherType)}
+}
+
+// settleAlone dead-letters a message whose id is another one's: the record, and
+// the place in the table, belong to the other.
+func (e *Engine) settleAlone(it *item, f fault) {
 	it.stage = settling
 	e.settling++
 	e.leaves(it, +1)
 	p := plan{
-		copies:  []Outgoing{it.msg.deadCopy(f, e.cfg.Queue, now, now)},
+		copies:  []Outgoing{it.msg.deadCopy(f, e.cfg.Queue, time.Now())},
 		outcome: OutcomeDeadLettered, detail: f.detail, change: Change{Reason: f.reason},
 	}
 	e.spawn(func() {
@@ -169,11 +176,11 @@ func (e *Engine) forget(it *item) {
 	}
 	twins := it.twins
 	it.twins = nil
-	for _, d := range twins {
-		if d.Epoch != e.epoch || e.draining {
-			continue
+	for _, twin := range twins {
+		if twin.delivery.Epoch == e.epoch && !e.draining {
+			twin.mustClaim = true
+			e.takeInHand(twin)
 		}
-		e.takeInHand(e.newItem(understand(d, e.cfg.MaxBody, time.Now()), d))
 	}
 }
 
@@ -195,13 +202,15 @@ func (e *Engine) newSession(epoch uint64, now time.Time) {
 			e.forget(it)
 		case waiting:
 			e.stopWaiting(it)
+			e.remember(it)
 			e.forget(it)
 		case ready:
-			e.ready.remove(it)
+			e.remember(it)
 			e.forget(it)
 		case running, settling:
 		}
 	}
+	e.ready = readyQueue{}
 }
 
 // storeAnswered notes whether the record table can be reached. While it
@@ -271,6 +280,6 @@ func (it *item) attempt() *handlers.Message {
 	return &handlers.Message{
 		ID: it.msg.id, Type: it.msg.typ, Priority: it.msg.priority, Attempt: it.attempts + 1,
 		IdempotencyKey: it.msg.id, Headers: it.msg.authorHeaders(),
-		ContentType: orDefault(it.msg.headers[HeaderContentType], "application/json"), Body: it.msg.body,
+		ContentType: orDefault(it.msg.headers[HeaderContentType], "application/json"), Body: slices.Clone(it.msg.body),
 	}
 }

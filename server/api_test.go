@@ -57,7 +57,7 @@ func TestAMessageThatRunsIsToldLive(t *testing.T) {
 	r := setup(t)
 	ratio := 0.5
 	running := engine.Status{
-		V: 1, ID: "m", Seq: engine.Seq{Hop: 1, Count: 2}, State: engine.Processing, Attempt: 2, Of: 3,
+		V: 1, ID: "m", Seq: engine.Seq{Hop: 1, Count: int(nowPlus(60).UnixMicro())}, State: engine.Processing, Attempt: 2, Of: 3,
 		Progress: &ratio, Note: "packing", At: time.Now().UTC(),
 	}
 	r.engine.inHand["m"] = running

@@ -97,7 +97,7 @@ func (m *recordsModel) write(t *rapid.T) {
 			engine.Done, engine.Dead, engine.Dead, engine.Cancelled,
 		}).Draw(t, "state"),
 		Attempts: rapid.IntRange(0, 3).Draw(t, "attempts"), Redeliveries: rapid.IntRange(0, 3).Draw(t, "redeliveries"),
-		TakeBack: rapid.Bool().Draw(t, "take back"),
+		TakeBack: rapid.SampledFrom([]string{"", "", "", token(t)}).Draw(t, "take back"),
 	}
 	c.NextHop = c.Hop + rapid.IntRange(0, 1).Draw(t, "step")
 	if rapid.Bool().Draw(t, "has due") {

@@ -16,8 +16,8 @@ import (
 // that sent it; a copy has to get through, with what the engine adds.
 const (
 	maxHeader      = 10_000
-	maxHeaderBytes = stompframe.DefaultHeaderBytes
-	maxHeaders     = stompframe.DefaultHeaders
+	maxHeaderBytes = stompframe.DefaultHeaderBytes - 4<<10
+	maxHeaders     = stompframe.DefaultHeaders - 16
 	// keptHeader is the longest header that is kept of a message that is over those.
 	keptHeader = 1 << 10
 )

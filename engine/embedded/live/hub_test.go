@@ -21,26 +21,26 @@ func TestASubscriberGetsTheSnapshotAndThenEachUpdate(t *testing.T) {
 	r := setup(t)
 	if _, err := r.table.Write(t.Context(), engine.Change{
 		ID: "order-7", Type: "order.placed", Digest: "d", NextHop: 2, Token: "t", State: engine.Retrying,
-		Due: time.Now().Add(time.Minute), DueBy: engine.ByRetry, Attempts: 1, Now: time.Now(),
+		Due: time.Now().Add(time.Minute), DueBy: engine.ByRetry, Attempts: 1, Now: time.UnixMilli(1),
 	}); err != nil {
 		t.Fatal(err)
 	}
 	c := r.connect()
 	c.subscribe("order-7")
-	if f := c.wantStatus("order-7", engine.Retrying, engine.Seq{Hop: 2}); f.NextAt == nil || f.Attempt != 1 {
+	if f := c.wantStatus("order-7", engine.Retrying, engine.Seq{Hop: 2, Count: 1000}); f.NextAt == nil || f.Attempt != 1 {
 		t.Errorf("the snapshot %+v lacks its next time or its attempt", f)
 	}
 	ratio := 0.4
-	progress := status("order-7", engine.Processing, 2, 2)
+	progress := status("order-7", engine.Processing, 2, 1003)
 	progress.Progress, progress.Note, progress.Of = &ratio, "packing", 3
-	r.notify(status("order-7", engine.Processing, 2, 1))
-	c.wantStatus("order-7", engine.Processing, engine.Seq{Hop: 2, Count: 1})
+	r.notify(status("order-7", engine.Processing, 2, 1002))
+	c.wantStatus("order-7", engine.Processing, engine.Seq{Hop: 2, Count: 1002})
 	r.notify(progress)
-	if f := c.wantStatus("order-7", engine.Processing, engine.Seq{Hop: 2, Count: 2}); *f.Progress != 0.4 || f.Note != "packing" || f.Of != 3 {
+	if f := c.wantStatus("order-7", engine.Processing, engine.Seq{Hop: 2, Count: 1003}); *f.Progress != 0.4 || f.Note != "packing" || f.Of != 3 {
 		t.Errorf("the progress came as %+v", f)
 	}
-	r.notify(status("order-7", engine.Done, 2, 3))
-	c.wantStatus("order-7", engine.Done, engine.Seq{Hop: 2, Count: 3})
+	r.notify(status("order-7", engine.Done, 2, 1004))
+	c.wantStatus("order-7", engine.Done, engine.Seq{Hop: 2, Count: 1004})
 }
 
 func TestEachWatcherIsToldOfItsOwnMessagesOnly(t *testing.T) {
