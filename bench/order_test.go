@@ -15,8 +15,13 @@ import (
 // TestNoMessageStartsWhileAHigherOneWaits puts 20,000 mixed messages on disk
 // before the engine starts; each takes 1 ms.
 func TestNoMessageStartsWhileAHigherOneWaits(t *testing.T) {
+	t.Run("embedded", func(t *testing.T) { testOrder(t, openPair(t, t.TempDir())) })
+	t.Run("ActiveMQ", func(t *testing.T) { testOrder(t, openActiveMQ(t, t.TempDir())) })
+}
+
+func testOrder(t *testing.T, p *pair) {
+	t.Helper()
 	const n = 20_000
-	p := openPair(t, t.TempDir())
 	p.send(t, n, func(i int) engine.Outgoing {
 		return engine.Outgoing{Queue: engine.WorkQueue, Headers: map[string]string{
 			engine.HeaderType: "work", engine.HeaderID: strconv.Itoa(i), engine.HeaderPriority: strconv.Itoa(rand.IntN(engine.Levels)),

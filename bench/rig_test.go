@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"io"
 	"net"
 	"sync"
 	"testing"
@@ -10,15 +11,16 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
+	"usher/deploy/brokerxml"
 	"usher/engine"
 	"usher/engine/embedded/broker"
 	"usher/engine/embedded/records"
+	"usher/engine/enginetest/activemq"
 	"usher/engine/stomp"
 	"usher/handlers"
 )
 
-// pair is the embedded broker and records in one folder, with a STOMP client
-// to send with.
+// pair is a broker, and records in a folder, with a STOMP client to send with.
 type pair struct {
 	dir     string
 	url     string
@@ -26,6 +28,7 @@ type pair struct {
 	client  *stomp.Client
 }
 
+// openPair opens the embedded broker and records in one folder.
 func openPair(t testing.TB, dir string) *pair {
 	t.Helper()
 	b, err := broker.Open(broker.Config{Dir: dir, Log: zerolog.Nop()})
@@ -39,21 +42,38 @@ func openPair(t testing.TB, dir string) *pair {
 	ctx, stop := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() { served <- b.Serve(ctx, ln) }()
-	r, err := records.Open(records.Config{Path: dir + "/records.db", Log: zerolog.Nop()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &pair{dir: dir, url: "stomp://" + ln.Addr().String(), records: r}
-	if p.client, err = stomp.Dial(ctx, stomp.Config{URLs: []string{p.url}, Log: zerolog.Nop()}); err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(func() {
-		p.client.Close()
 		stop()
 		if err := <-served; err != nil {
 			t.Errorf("serve: %v", err)
 		}
 		b.Close()
+	})
+	return pairWith(t, dir, ln.Addr().String())
+}
+
+// openActiveMQ starts a real ActiveMQ beside the embedded records.
+func openActiveMQ(t testing.TB, dir string) *pair {
+	t.Helper()
+	server := activemq.Start(t, func(w io.Writer, address, data string) error {
+		return brokerxml.Write(w, brokerxml.Options{STOMP: address, Data: data})
+	})
+	return pairWith(t, dir, server.Address())
+}
+
+// pairWith opens records in the folder, beside the broker at the address.
+func pairWith(t testing.TB, dir, address string) *pair {
+	t.Helper()
+	r, err := records.Open(records.Config{Path: dir + "/records.db", Log: zerolog.Nop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &pair{dir: dir, url: "stomp://" + address, records: r}
+	if p.client, err = stomp.Dial(context.Background(), stomp.Config{URLs: []string{p.url}, Log: zerolog.Nop()}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		p.client.Close()
 		r.Close()
 	})
 	return p

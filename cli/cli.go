@@ -118,6 +118,9 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 invalid input, 4 not found, 5 unreachab
 
 // usageArguments makes what every command says of wrong arguments a usage error.
 func usageArguments(c *cobra.Command) {
+	if !c.Runnable() && c.HasParent() {
+		group(c)
+	}
 	check := c.Args
 	if check == nil && c.Runnable() {
 		check = cobra.NoArgs
@@ -133,6 +136,18 @@ func usageArguments(c *cobra.Command) {
 	for _, sub := range c.Commands() {
 		usageArguments(sub)
 	}
+}
+
+// group makes a command that only has others say so when it is called with a
+// word that is none of them.
+func group(c *cobra.Command) {
+	c.Args = func(c *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return fmt.Errorf("unknown command %q for %q", args[0], c.CommandPath())
+		}
+		return nil
+	}
+	c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 }
 
 // isTerminal says whether w is a screen that wants colour.

@@ -26,7 +26,7 @@ func here(t *testing.T, args ...string) (code int, out, errs string) {
 
 func TestUsageErrorsExitTwo(t *testing.T) {
 	for _, args := range [][]string{
-		{"nonsense"}, {"send"}, {"send", "a", "b"}, {"send", "a", "--priority", "high"}, {"send", "a", "--priority", "10"},
+		{"nonsense"}, {"config", "nonsense"}, {"send"}, {"send", "a", "b"}, {"send", "a", "--priority", "high"}, {"send", "a", "--priority", "10"},
 		{"send", "a", "--delay", "soon"}, {"send", "a", "--header", "x"}, {"send", "a", "--count", "0"}, {"dev", "--no-such-flag"},
 		{"msg", "show"}, {"delay", "set", "a"}, {"plugin", "serve", "nobody"}, {"dlq", "redrive"}, {"dev", "--for", "-1s"},
 	} {

@@ -43,6 +43,7 @@ win. Every error is told at once, with file, line and column. Exit 3 if there is
 
 func configShowCommand() *cobra.Command {
 	var files []string
+	var origins bool
 	c := &cobra.Command{
 		Use:     "show",
 		Short:   "Show the configuration as it is in force, defaults included, secrets not",

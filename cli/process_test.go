@@ -120,7 +120,9 @@ func (u *usher) kill() {
 	if err := u.cmd.Process.Kill(); err != nil {
 		u.t.Fatal(err)
 	}
-	<-u.exited
+	if err := <-u.exited; err == nil {
+		u.t.Error("it ended by itself")
+	}
 	u.cmd = nil
 }
 

@@ -12,14 +12,8 @@ import (
 )
 
 func TestClassify(t *testing.T) {
-	typ := Type{Attempts: 3, Backoff: 200 * time.Millisecond, MaxAge: time.Hour}
 	boom := errors.New("boom")
-	lost := fmt.Errorf("shop: %w", ErrPluginLost)
-	tests := []struct {
-		name string
-		in   attempted
-		want decision
-	}{
+	checkClassify(t, []classifyCase{
 		{"nil is done", attempted{}, decision{action: actDone, counted: true, outcome: OutcomeDone}},
 		{"done counts even while stopping", attempted{stopping: true}, decision{action: actDone, counted: true, outcome: OutcomeDone}},
 		{"drop", attempted{err: handlers.Drop()}, decision{action: actDrop, counted: true, outcome: OutcomeDropped}},
@@ -71,6 +65,13 @@ func TestClassify(t *testing.T) {
 			"a bad follow-on has its own code", attempted{err: handlers.Permanent(boom, ReasonBadFollowOn)},
 			decision{action: actDead, counted: true, outcome: OutcomeDeadLettered, fault: fault{ReasonBadFollowOn, "boom"}},
 		},
+	})
+}
+
+func TestClassifyCrashesAndStops(t *testing.T) {
+	boom := errors.New("boom")
+	lost := fmt.Errorf("shop: %w", ErrPluginLost)
+	checkClassify(t, []classifyCase{
 		{
 			"a crash is nobody's attempt", attempted{err: lost, ended: 2},
 			decision{action: actAgain, outcome: OutcomeCrashed, fault: fault{detail: "shop: the plugin process was lost"}},
@@ -85,7 +86,19 @@ func TestClassify(t *testing.T) {
 		},
 		{"stopping hands back", attempted{err: boom, ended: 2, stopping: true}, decision{action: actHandBack, outcome: OutcomeHandedBack}},
 		{"stopping hands a lost one back, for we ended its process", attempted{err: lost, crashes: 2, stopping: true}, decision{action: actHandBack, outcome: OutcomeHandedBack}},
-	}
+	})
+}
+
+// classifyCase is one attempt and what becomes of it.
+type classifyCase struct {
+	name string
+	in   attempted
+	want decision
+}
+
+func checkClassify(t *testing.T, tests []classifyCase) {
+	t.Helper()
+	typ := Type{Attempts: 3, Backoff: 200 * time.Millisecond, MaxAge: time.Hour}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			if got := classify(tt.in, typ); got != tt.want {

@@ -335,10 +335,9 @@ func (e *Engine) Watch(id string, w Watcher) {
 		if it == nil {
 			return
 		}
-		others := slices.DeleteFunc(slices.Clone(it.watchers), func(o Watcher) bool { return o.Connection == w.Connection })
-		if it.watchers = append(others, w); len(it.watchers) > MaxWatchers {
-			it.watchers = it.watchers[1:]
-		}
+		watchers := slices.DeleteFunc(slices.Clone(it.watchers), func(o Watcher) bool { return o.Connection == w.Connection })
+		watchers = append(watchers, w)
+		it.watchers = watchers[max(len(watchers)-MaxWatchers, 0):]
 		if it.last.ID != "" && (it.stage == running || it.stage == waiting) {
 			e.cfg.Notifier.Notify([]Watcher{w}, it.last)
 		}

@@ -324,7 +324,7 @@ func wrongFollowOn(f handlers.FollowOn) string {
 		case len(value) > maxFollowOnHeader:
 			return fmt.Sprintf("has a header %s of %d bytes; at most %d are sent", name, len(value), maxFollowOnHeader)
 		case !oneLineText(value):
-			return fmt.Sprintf("has control characters in the header %s", name)
+			return "has control characters in the header " + name
 		}
 	}
 	switch {
