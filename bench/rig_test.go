@@ -55,8 +55,8 @@ func openPair(t testing.TB, dir string) *pair {
 // openActiveMQ starts a real ActiveMQ beside the embedded records.
 func openActiveMQ(t testing.TB, dir string) *pair {
 	t.Helper()
-	server := activemq.Start(t, func(w io.Writer, address, data string) error {
-		return brokerxml.Write(w, brokerxml.Options{STOMP: address, Data: data})
+	server := activemq.Start(t, func(w io.Writer, address, _ string) error {
+		return brokerxml.Write(w, brokerxml.Options{STOMP: address}) // its files go where it is started with
 	})
 	return pairWith(t, dir, server.Address())
 }

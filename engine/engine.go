@@ -170,12 +170,13 @@ func (e *Engine) pause(now time.Time) time.Duration {
 
 func (e *Engine) askDepths(now time.Time) {
 	e.asking, e.depthAsked = true, now
+	e.lanes.asking = true
 	e.spawn(func() {
 		ctx, cancel := context.WithTimeout(e.storing, 5*time.Second)
 		defer cancel()
 		depths, err := e.cfg.Broker.Depths(ctx)
 		e.do(func() {
-			e.asking = false
+			e.asking, e.lanes.asking = false, false
 			if err == nil && e.epoch == depths.Epoch {
 				e.lanes.depths(depths)
 			}

@@ -6,6 +6,7 @@ import "time"
 const (
 	depthEvery     = time.Second             // how often depths are asked for
 	depthFresh     = 1500 * time.Millisecond // how old an answer may be
+	depthStale     = 5 * time.Second         // how old it may be while the next is on its way
 	depthHurry     = 10 * time.Millisecond   // least time between questions while slots idle for order's sake
 	lateAfter      = 250 * time.Millisecond  // what waited longer came out of a backlog
 	lateFor        = 100 * time.Millisecond  // how long that says something of what follows
@@ -25,6 +26,7 @@ type lanes struct {
 	level    [Levels]lane
 	unsorted lane
 	came     uint64  // deliveries in this session
+	asking   bool    // a question is under way
 	answer   *Depths // to be applied when what it counts as in flight has come
 }
 
@@ -67,7 +69,7 @@ func (l *lanes) deliveredOne(i int, queuedAt, now time.Time) (first bool) {
 	n.last = now
 	l.came++
 	n.waiting = max(n.waiting-1, 0)
-	if now.Sub(queuedAt) > lateAfter {
+	if l.late(queuedAt, now) {
 		n.lateAt = now
 	}
 	if n.inHand >= l.window {
@@ -77,6 +79,12 @@ func (l *lanes) deliveredOne(i int, queuedAt, now time.Time) (first bool) {
 		l.depths(*l.answer)
 	}
 	return n.delivered <= l.window
+}
+
+// late says whether a message comes out of a backlog: it waited long, or was
+// there before we were.
+func (l *lanes) late(queuedAt, now time.Time) bool {
+	return now.Sub(queuedAt) > lateAfter || queuedAt.Before(l.since)
 }
 
 // ackedOne notes that a place in the window is free again.
@@ -143,10 +151,11 @@ func (l *lanes) behind(i int, now time.Time) bool {
 	if now.Sub(later(n.last, n.freeSince)) >= silentAfter {
 		return false
 	}
-	if now.Sub(n.asked) < depthFresh && (n.waiting > 0 || n.filled) {
+	known := now.Sub(n.asked) < depthFresh || l.asking && now.Sub(n.asked) < depthStale
+	if known && (n.waiting > 0 || n.filled) {
 		return true
 	}
-	return now.Sub(n.lateAt) < lateFor && n.asked.Before(n.lateAt)
+	return n.asked.Before(n.lateAt) && (now.Sub(n.lateAt) < lateFor || l.asking)
 }
 
 // floor is the lowest level that may be taken now: that of the highest lane

@@ -139,3 +139,20 @@ func TestAnAnswerWaitsForTheDeliveriesThatCameBeforeIt(t *testing.T) {
 		t.Errorf("floor %d, want 0: it has come", floor)
 	}
 }
+
+// A broker that had just started took half a second for its first answer, and
+// by then the first window of every lane had run.
+func TestEvidenceHoldsUntilTheAnswerComes(t *testing.T) {
+	l := newLanes(2)
+	l.reset(noon.Add(-time.Second))
+	l.asking = true
+	l.deliveredOne(7, noon.Add(-time.Second), noon)
+	if floor := l.floor(noon.Add(time.Second)); floor != 7 {
+		t.Errorf("floor %d, want 7: what came had waited, and the broker has not answered yet", floor)
+	}
+	l.asking = false
+	l.depths(Depths{At: noon.Add(time.Second), Lanes: map[int]Depth{7: {Size: 1, InFlight: 1}}})
+	if floor := l.floor(noon.Add(time.Second)); floor != 0 {
+		t.Errorf("floor %d, want 0: nothing more waits", floor)
+	}
+}

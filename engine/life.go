@@ -47,7 +47,7 @@ func (e *Engine) receive(batch Batch, messages []message) {
 		e.observe(Event{Kind: EventReceived, ID: msg.id, Type: msg.typ, Lane: d.Lane, Level: msg.priority, Hop: msg.hop})
 		it := e.newItem(msg, d)
 		it.mustClaim = first || d.Redelivered || msg.hop > 0
-		it.late = now.Sub(msg.queuedAt) > lateAfter
+		it.late = e.lanes.late(msg.queuedAt, now)
 		e.takeInHand(it)
 	}
 }

@@ -94,7 +94,7 @@ func (o Options) withDefaults() Options {
 func (o Options) validate() error {
 	var problems []error
 	if o.AmazonMQ && o.STOMP+o.OpenWire+o.Data != "" {
-		problems = append(problems, errors.New("Amazon MQ has its own addresses and its own disk: name none"))
+		problems = append(problems, errors.New("addresses and a folder are for a broker of your own: name none for Amazon MQ"))
 	}
 	if o.Queue != "" && !regexp.MustCompile(queueName).MatchString(o.Queue) {
 		problems = append(problems, fmt.Errorf("%q cannot be the name of a queue: use 1 to 200 of A-Z a-z 0-9 . _ -", o.Queue))

@@ -5,6 +5,7 @@ import (
 	"encoding/xml"
 	"errors"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -100,21 +101,13 @@ func check(t *testing.T, e *element) {
 		t.Errorf("<%s> is not permitted", e.name)
 	}
 	may := strings.Fields(list)
-	has := func(name string) bool {
-		for _, m := range may {
-			if m == name {
-				return true
-			}
-		}
-		return false
-	}
 	for name := range e.attrs {
-		if !has("@" + name) {
+		if !slices.Contains(may, "@"+name) {
 			t.Errorf("<%s %s=…> is not permitted", e.name, name)
 		}
 	}
 	for _, c := range e.children {
-		if !has(c.name) {
+		if !slices.Contains(may, c.name) {
 			t.Errorf("<%s> is not permitted in <%s>", c.name, e.name)
 		}
 		check(t, c)

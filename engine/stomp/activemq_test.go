@@ -2,11 +2,13 @@ package stomp_test
 
 import (
 	"io"
+	"regexp"
 	"strconv"
 	"sync"
 	"testing"
 	"time"
 
+	gostomp "github.com/go-stomp/stomp/v3"
 	"github.com/rs/zerolog"
 
 	"usher/deploy/brokerxml"
@@ -24,7 +26,9 @@ func startActiveMQ(t testing.TB) *activemq.Server {
 	})
 }
 
-// purge empties every queue that the suite uses.
+// purge empties every queue that the suite uses, and sees that the broker has no
+// message left: what a consumer had in hand comes back only when the broker has
+// noticed that it is gone.
 func purge(t *testing.T, address string) {
 	t.Helper()
 	client, err := stomp.Dial(t.Context(), stomp.Config{URLs: []string{"stomp://" + address}, Log: zerolog.Nop()})
@@ -37,17 +41,59 @@ func purge(t *testing.T, address string) {
 		lane := engine.WorkQueue + ".p" + strconv.Itoa(level)
 		queues = append(queues, lane, "DLQ."+lane)
 	}
-	var wg sync.WaitGroup
-	for _, queue := range queues {
-		wg.Go(func() {
-			view := stomp.View{Queue: queue, Window: 1000, Quiet: 150 * time.Millisecond}
-			err := client.Consume(t.Context(), view, func(engine.Delivery) (bool, error) { return true, nil })
-			if err != nil {
-				t.Errorf("purge %s: %v", queue, err)
-			}
-		})
+	deadline := time.Now().Add(time.Minute)
+	for left := brokerSize(t, address); left > 0; left = brokerSize(t, address) {
+		if time.Now().After(deadline) {
+			t.Fatalf("the broker still has %d messages", left)
+		}
+		var wg sync.WaitGroup
+		for _, queue := range queues {
+			wg.Go(func() {
+				view := stomp.View{Queue: queue, Window: 1000, Quiet: 100 * time.Millisecond}
+				err := client.Consume(t.Context(), view, func(engine.Delivery) (bool, error) { return true, nil })
+				if err != nil {
+					t.Errorf("purge %s: %v", queue, err)
+				}
+			})
+		}
+		wg.Wait()
 	}
-	wg.Wait()
+}
+
+// brokerSize is how many messages the broker has, in all queues together.
+func brokerSize(t *testing.T, address string) int {
+	t.Helper()
+	conn, err := gostomp.Dial("tcp", address, gostomp.ConnOpt.HeartBeat(0, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.MustDisconnect() //nolint:errcheck // the answer is there, or the test has failed
+	sub, err := conn.Subscribe("/temp-queue/size", gostomp.AckAuto, gostomp.SubscribeOpt.Header("transformation", "jms-map-json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = conn.Send("/queue/ActiveMQ.Statistics.Broker", "", nil, gostomp.SendOpt.Header("reply-to", "/temp-queue/size"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case m := <-sub.C:
+		if m.Err != nil {
+			t.Fatal(m.Err)
+		}
+		found := regexp.MustCompile(`"string":"size","long":(\d+)`).FindSubmatch(m.Body)
+		if found == nil {
+			t.Fatalf("no size in %s", m.Body)
+		}
+		size, err := strconv.Atoi(string(found[1]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return size
+	case <-time.After(time.Minute):
+		t.Fatal("the broker does not say how many messages it has")
+		return 0
+	}
 }
 
 func TestActiveMQ(t *testing.T) {
@@ -61,6 +107,33 @@ func TestActiveMQ(t *testing.T) {
 			return server
 		}})
 	})
+	t.Run("OrderlyRestartKeepsMessages", func(t *testing.T) { testOrderlyRestart(t, server) })
+}
+
+// The suite's restarts are crashes.
+func testOrderlyRestart(t *testing.T, server *activemq.Server) {
+	t.Helper()
+	purge(t, server.Address())
+	b := run(t, stomp.Config{URLs: []string{"stomp://" + server.Address()}, Log: zerolog.Nop()})
+	until(t, b, 1)
+	for i := range 20 {
+		out := engine.Outgoing{Queue: engine.WorkQueue, Body: []byte(strconv.Itoa(i)), Headers: map[string]string{engine.HeaderPriority: strconv.Itoa(i % engine.Levels)}}
+		if err := b.Publish(t.Context(), out); err != nil {
+			t.Fatal(err)
+		}
+	}
+	inHand := map[string]bool{}
+	for _, d := range deliveries(t, b, 20) {
+		inHand[d.BrokerID] = true
+	}
+	server.Stop(t)
+	server.Run(t)
+	until(t, b, 0)
+	for _, d := range deliveries(t, b, 20) {
+		if !inHand[d.BrokerID] || !d.Redelivered {
+			t.Errorf("message %q came again as %s, redelivered %v", d.Body, d.BrokerID, d.Redelivered)
+		}
+	}
 }
 
 func TestBrokerConforms(t *testing.T) {

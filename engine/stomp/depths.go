@@ -39,6 +39,7 @@ type depths struct {
 	silent     time.Time // when the broker did not tell; zero: it did, or was not asked
 
 	mu      sync.Mutex // guards the rest
+	told    bool       // it has answered, maybe late: it has the plugin, however busy it is
 	call    string     // the prefix of the correlation ids of the call that is under way
 	answers chan<- depthAnswer
 }
@@ -60,6 +61,7 @@ func (d *depths) answer(f *frame.Frame, after uint64) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.told = true
 	if call != d.call || d.answers == nil {
 		return
 	}
@@ -76,10 +78,18 @@ func (d *depths) expect(call string, answers chan<- depthAnswer) {
 	d.call, d.answers = call, answers
 }
 
+// hasTold says whether the broker has ever answered in this session.
+func (d *depths) hasTold() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.told
+}
+
 // Depths asks the broker on the consuming session. It waits at most 2 s. The
-// answer has the lanes that the broker told of; if it told of none, the error is
-// [engine.ErrNoStatistics], and such a broker is asked again only after a
-// minute, or in the next session. Without a session there is another error.
+// answer has the lanes that the broker told of. A broker that never told in this
+// session gives [engine.ErrNoStatistics] and is asked again only after a minute;
+// one that told, be it too late, is just slow, which is another error, and may be
+// asked at once. So is that there is no session.
 func (b *Broker) Depths(ctx context.Context) (engine.Depths, error) {
 	b.mu.Lock()
 	c, subscribed := b.current, !b.since.IsZero()
@@ -102,7 +112,7 @@ func (c *consumer) askDepths(parent context.Context) (engine.Depths, error) {
 		return engine.Depths{}, parent.Err()
 	}
 	d := &c.depths
-	if !d.silent.IsZero() && time.Since(d.silent) < depthsPause {
+	if !d.silent.IsZero() && time.Since(d.silent) < depthsPause && !d.hasTold() {
 		return engine.Depths{}, engine.ErrNoStatistics
 	}
 	ctx, cancel := context.WithTimeout(parent, depthsTimeout)
@@ -116,6 +126,8 @@ func (c *consumer) askDepths(parent context.Context) (engine.Depths, error) {
 		return engine.Depths{}, c.Err()
 	case len(found.Lanes) > 0:
 		return found, nil
+	case d.hasTold():
+		return engine.Depths{}, err
 	}
 	d.silent = time.Now()
 	return engine.Depths{}, fmt.Errorf("%w: %w", engine.ErrNoStatistics, err)

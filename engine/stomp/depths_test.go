@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/go-stomp/stomp/v3/frame"
@@ -92,6 +93,38 @@ func TestSilentStatisticsAreNotAskedAgain(t *testing.T) {
 	}
 	if questions != engine.Levels+1 {
 		t.Errorf("%d questions were asked, want %d", questions, engine.Levels+1)
+	}
+}
+
+// A real broker that is busy, and has just started, takes longer than a call waits
+// for its first answer. It was not asked again for a minute.
+func TestSlowStatisticsAreAskedAgain(t *testing.T) {
+	var late atomic.Bool
+	s := serve(t, func(s *fake) {
+		s.take = func(c *fakeConn, f *frame.Frame) bool {
+			if _, ok := asked(f); ok && late.Load() {
+				c.send(frame.MESSAGE, `{"size":3}`, "subscription", "depths", "message-id", "1", "correlation-id", f.Header.Get("correlation-id"))
+			}
+			return false
+		}
+	})
+	b := run(t, s.config())
+	until(t, b, 1)
+	c := s.subscribed()
+	if _, err := b.Depths(t.Context()); !errors.Is(err, engine.ErrNoStatistics) {
+		t.Fatalf("got %v, want ErrNoStatistics", err)
+	}
+	late.Store(true)
+	c.send(frame.MESSAGE, `{"size":3}`, "subscription", "depths", "message-id", "0", "correlation-id", "1/lane-9")
+	c.message("lane-1", "m1")
+	deliveries(t, b, 1) // by then the answer before it was seen
+	depths, err := b.Depths(t.Context())
+	if err != nil || len(depths.Lanes) != engine.Levels+1 {
+		t.Fatalf("got %+v, %v; want the depths of every lane", depths, err)
+	}
+	late.Store(false)
+	if _, err := b.Depths(t.Context()); err == nil || errors.Is(err, engine.ErrNoStatistics) {
+		t.Errorf("got %v from a broker that tells, but not now; want an error that is not ErrNoStatistics", err)
 	}
 }
 

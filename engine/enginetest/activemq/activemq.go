@@ -100,7 +100,6 @@ func (s *Server) Run(t testing.TB) {
 		t.Fatal(err)
 	}
 	defer out.Close() // the process has its own
-	//nolint:noctx // its end is Kill's matter
 	cmd := exec.Command("java", "-Xmx512m", "-XX:+UseSerialGC",
 		"-Dactivemq.home="+s.home, "-Dactivemq.base="+s.dir, "-Dactivemq.conf="+s.dir, "-Dactivemq.data="+filepath.Join(s.dir, "data"),
 		"-Dlog4j2.configurationFile="+filepath.Join(s.dir, "log4j2.properties"),
