@@ -139,7 +139,7 @@ func examineQueues(ctx context.Context) []finding {
 	if n := q.Unsorted.Waiting; n != nil && *n > 0 {
 		lanes.OK = false
 		lanes.Detail = fmt.Sprintf("%d messages wait in %s itself", *n, q.Unsorted.Queue)
-		lanes.Help = "without lanes the broker keeps three bands of priority, not ten levels: see its compositeQueue in docs/decisions.md"
+		lanes.Help = "without lanes the broker keeps three bands of priority, not ten levels: usher deploy broker-xml writes its configuration"
 	}
 	statistics := finding{Name: "depths", OK: true, Detail: "the broker tells how much waits"}
 	if q.Note != "" {
