@@ -12,22 +12,48 @@ import (
 	"usher/handlers"
 )
 
-// TestNoMessageStartsWhileAHigherOneWaits puts 20,000 mixed messages on disk
-// before the engine starts; each takes 1 ms.
+// backlogSize is how many mixed messages wait on disk before an engine starts.
+const backlogSize = 20_000
+
+// TestNoMessageStartsWhileAHigherOneWaits runs a backlog; each message takes 1 ms.
 func TestNoMessageStartsWhileAHigherOneWaits(t *testing.T) {
-	t.Run("embedded", func(t *testing.T) { testOrder(t, openPair(t, t.TempDir())) })
-	t.Run("ActiveMQ", func(t *testing.T) { testOrder(t, openActiveMQ(t, t.TempDir())) })
+	r := runBacklog(t, openPair(t, t.TempDir()))
+	t.Logf("%d messages in %v (%.0f/s), slots idle for order's sake %v, out of order %d",
+		r.started, r.took.Round(time.Millisecond), backlogSize/r.took.Seconds(), r.held.Round(time.Millisecond), r.early)
+	if r.started != backlogSize || r.early != 0 {
+		t.Errorf("%d messages started, %d of them while a higher one waited; want %d and 0", r.started, r.early, backlogSize)
+	}
 }
 
-func testOrder(t *testing.T, p *pair) {
+// BenchmarkBacklog measures the same on both brokers; early counts the messages
+// that started while a higher one waited.
+func BenchmarkBacklog(b *testing.B) {
+	for name, open := range map[string]func(testing.TB, string) *pair{"embedded": openPair, "ActiveMQ": openActiveMQ} {
+		b.Run(name, func(b *testing.B) {
+			for range b.N {
+				r := runBacklog(b, open(b, b.TempDir()))
+				b.ReportMetric(backlogSize/r.took.Seconds(), "messages/s")
+				b.ReportMetric(float64(r.early), "early")
+				b.ReportMetric(float64(r.held.Milliseconds()), "idle-ms")
+			}
+		})
+	}
+}
+
+// backlogRun is how a backlog went.
+type backlogRun struct {
+	started, early int
+	held, took     time.Duration
+}
+
+func runBacklog(t testing.TB, p *pair) backlogRun {
 	t.Helper()
-	const n = 20_000
-	p.send(t, n, func(i int) engine.Outgoing {
+	p.send(t, backlogSize, func(i int) engine.Outgoing {
 		return engine.Outgoing{Queue: engine.WorkQueue, Headers: map[string]string{
 			engine.HeaderType: "work", engine.HeaderID: strconv.Itoa(i), engine.HeaderPriority: strconv.Itoa(rand.IntN(engine.Levels)),
 		}}
 	})
-	s := newStarts(n)
+	s := newStarts(backlogSize)
 	h := handlers.HandlerFunc(func(ctx context.Context, _ *handlers.Message) error {
 		select {
 		case <-time.After(time.Millisecond):
@@ -36,16 +62,13 @@ func testOrder(t *testing.T, p *pair) {
 			return ctx.Err()
 		}
 	})
-	took := p.run(t, inProcess{h, 32, make(chan struct{}, 1)}, s, 8)
-	wrong, highest := 0, -1
+	r := backlogRun{took: p.run(t, inProcess{h, 32, make(chan struct{}, 1)}, s, 8), started: len(s.levels), held: s.held}
+	highest := -1
 	for _, level := range slices.Backward(s.levels) {
 		if level < highest {
-			wrong++
+			r.early++
 		}
 		highest = max(highest, level)
 	}
-	t.Logf("%d messages in %v (%.0f/s), slots idle for order's sake %v, out of order %d", len(s.levels), took.Round(time.Millisecond), n/took.Seconds(), s.held.Round(time.Millisecond), wrong)
-	if len(s.levels) != n || wrong != 0 {
-		t.Errorf("%d messages started, %d of them while a higher one waited; want %d and 0", len(s.levels), wrong, n)
-	}
+	return r
 }

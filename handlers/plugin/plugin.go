@@ -1,6 +1,7 @@
 package plugin
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"math"
@@ -89,11 +90,16 @@ func ServeConfig(cfg Config) {
 
 // newServer makes the gRPC server. go-plugin sends both standard streams
 // through gRPC, where the last words of a process that crashes are lost; so
-// standard error is put back when the host opens its first stream.
+// standard error is put back with the first call, of whichever kind: the host
+// opens go-plugin's own stream at some time after it has connected.
 func newServer(opts []grpc.ServerOption, stderr *os.File) *grpc.Server {
 	putBack := sync.OnceFunc(func() { os.Stderr = stderr })
 	return grpc.NewServer(append(opts,
 		grpc.MaxRecvMsgSize(wire.MaxFrameBytes),
+		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+			putBack()
+			return next(ctx, req)
+		}),
 		grpc.StreamInterceptor(func(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 			putBack()
 			return next(srv, stream)
