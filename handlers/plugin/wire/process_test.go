@@ -27,8 +27,7 @@ func (describer) Describe(context.Context, *DescribeRequest) (*Description, erro
 
 func TestPluginIsDispensed(t *testing.T) {
 	set := Plugins(describer{})[ProtocolVersion]
-	client, server := plugin.TestPluginGRPCConn(t, false, set)
-	defer server.Stop()
+	client, _ := plugin.TestPluginGRPCConn(t, false, set) // Close stops the server too
 	dispensed, err := client.Dispense(PluginName)
 	if err != nil {
 		t.Fatal(err)
