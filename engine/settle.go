@@ -41,7 +41,7 @@ func (e *Engine) plan(it *item, d decision, copies []Outgoing, now time.Time) pl
 		p.copies = []Outgoing{m.deadCopy(d.fault, e.cfg.Queue, now)}
 		p.change.State, p.change.Reason, p.change.NextHop = Dead, d.fault.reason, m.hop+1
 		p.followOns = 0
-	case actDefer, actAgain: // there is no room left to wait here
+	case actDefer:
 		step := min(d.wait, MaxStep)
 		p.until = toMillis(now.Add(d.wait))
 		p.copies = []Outgoing{m.deferredCopy(e.cfg.Queue, now, step)}
@@ -54,12 +54,14 @@ func (e *Engine) plan(it *item, d decision, copies []Outgoing, now time.Time) pl
 		if it.token != "" {
 			p.change.State, p.change.TakeBack = Queued, it.token
 		}
+	case actAgain: // waits here and is not settled; see ran
 	}
 	return p
 }
 
-// carryOut publishes, then writes. It tries again until both have worked or
-// the engine has no more time; ErrGuarded comes with the record of whoever finished the message.
+// carryOut publishes, then writes. It tries again until both have worked or the
+// engine has no more time; ErrGuarded comes with the record of whoever finished
+// the message.
 func (e *Engine) carryOut(p plan) (Record, error) {
 	ctx := e.storing
 	for _, out := range p.copies {
