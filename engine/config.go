@@ -83,6 +83,8 @@ const (
 	awayWait = 100 * time.Millisecond
 	// storeTimeout is how long one call of the record table may take.
 	storeTimeout = 5 * time.Second
+	// depthTimeout is how long the broker may take to tell how much waits.
+	depthTimeout = 10 * time.Second
 	// maxTried is of how many messages the attempts are remembered that a lost
 	// session took out of our hands.
 	maxTried = 10_000

@@ -168,17 +168,19 @@ func (e *Engine) pause(now time.Time) time.Duration {
 	return max(wait, 0)
 }
 
+// askDepths asks the broker how much waits. An answer about another session than
+// the one that is here when it comes says nothing.
 func (e *Engine) askDepths(now time.Time) {
-	e.asking, e.depthAsked = true, now
-	e.lanes.asking = true
+	e.asking, e.lanes.asking, e.depthAsked = true, true, now
+	asked := e.epoch
 	e.spawn(func() {
-		ctx, cancel := context.WithTimeout(e.storing, 5*time.Second)
+		ctx, cancel := context.WithTimeout(e.storing, depthTimeout)
 		defer cancel()
 		depths, err := e.cfg.Broker.Depths(ctx)
 		e.do(func() {
-			e.asking, e.lanes.asking = false, false
-			if err == nil && e.epoch == depths.Epoch {
-				e.lanes.depths(depths)
+			e.asking = false
+			if e.epoch == asked && (err != nil || depths.Epoch == asked) {
+				e.lanes.told(depths, err)
 			}
 		})
 	})

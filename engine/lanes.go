@@ -1,6 +1,9 @@
 package engine
 
-import "time"
+import (
+	"errors"
+	"time"
+)
 
 // Times of the hold. The measurements behind them are in docs/decisions.md.
 const (
@@ -12,6 +15,7 @@ const (
 	lateFor        = 100 * time.Millisecond  // how long that says something of what follows
 	silentAfter    = 2 * time.Second         // a free window this long without a delivery is not behind
 	subscribeGrace = 300 * time.Millisecond  // to let every lane deliver after (re)subscribing
+	answerGrace    = 2 * time.Second         // to let the session's first answer come, which a cold broker takes long for
 )
 
 // lanes knows what the broker has in store for us, lane by lane, as far as it
@@ -26,7 +30,9 @@ type lanes struct {
 	level    [Levels]lane
 	unsorted lane
 	came     uint64  // deliveries in this session
-	asking   bool    // a question is under way
+	asking   bool    // a question is under way, or was not answered
+	answered bool    // the broker has told in this session
+	mute     bool    // the broker never tells, as far as we know; outlives the session
 	answer   *Depths // to be applied when what it counts as in flight has come
 }
 
@@ -54,7 +60,7 @@ func (l *lanes) lane(i int) *lane {
 
 // reset begins a session: nothing is in hand, and nothing is known.
 func (l *lanes) reset(now time.Time) {
-	*l = lanes{window: l.window, since: now}
+	*l = lanes{window: l.window, since: now, mute: l.mute}
 	for i := range l.level {
 		l.level[i].freeSince, l.level[i].last = now, now
 	}
@@ -111,6 +117,18 @@ func (l *lanes) freed(n *lane, now time.Time) {
 // full says whether the window is taken by messages that have not run yet.
 func (l *lanes) full(n *lane) bool { return n.inHand-n.leaving >= l.window }
 
+// told takes what became of a question in this session. One that the broker was
+// too slow for stays open: it has not said that nothing waits.
+func (l *lanes) told(d Depths, err error) {
+	switch {
+	case err == nil:
+		l.asking, l.mute = false, false
+		l.depths(d)
+	case errors.Is(err, ErrNoStatistics):
+		l.asking, l.mute = false, true
+	}
+}
+
 // depths takes the broker's answer to a question asked at d.At, or keeps it
 // until the deliveries have come that were on their way before it.
 func (l *lanes) depths(d Depths) {
@@ -119,6 +137,7 @@ func (l *lanes) depths(d Depths) {
 		l.answer = &d
 		return
 	}
+	l.answered = true
 	for i, depth := range d.Lanes {
 		n := l.lane(i)
 		n.asked = d.At
@@ -127,10 +146,12 @@ func (l *lanes) depths(d Depths) {
 	}
 }
 
-// settled says whether every lane has had the time to deliver since the
-// session began.
+// settled says whether it is known since the session began where messages wait:
+// every lane has delivered, or has had the time to and the broker has answered,
+// or is not expected to answer any more.
 func (l *lanes) settled(now time.Time) bool {
-	if now.Sub(l.since) >= subscribeGrace {
+	since := now.Sub(l.since)
+	if since >= answerGrace || since >= subscribeGrace && (l.answered || l.mute) {
 		return true
 	}
 	for i := range l.level {
@@ -155,7 +176,8 @@ func (l *lanes) behind(i int, now time.Time) bool {
 	if known && (n.waiting > 0 || n.filled) {
 		return true
 	}
-	return n.asked.Before(n.lateAt) && (now.Sub(n.lateAt) < lateFor || l.asking)
+	evidence := now.Sub(n.lateAt) < lateFor || l.asking && now.Sub(n.lateAt) < depthStale
+	return evidence && n.asked.Before(n.lateAt)
 }
 
 // floor is the lowest level that may be taken now: that of the highest lane

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"testing"
 	"time"
 )
@@ -99,17 +100,74 @@ func TestAnAnswerOverridesOlderEvidence(t *testing.T) {
 func TestSettledOnceEveryLaneDeliveredOrTheGraceIsOver(t *testing.T) {
 	l := newLanes(2)
 	l.reset(noon)
+	l.depths(Depths{At: noon})
 	if l.settled(noon.Add(299 * time.Millisecond)) {
 		t.Error("settled before any lane delivered and before 300 ms")
 	}
 	if !l.settled(noon.Add(300 * time.Millisecond)) {
 		t.Error("not settled after 300 ms")
 	}
+	l.reset(noon)
 	for i := range Levels {
 		l.deliveredOne(i, noon, noon)
 	}
 	if !l.settled(noon) {
 		t.Error("not settled although every lane has delivered")
+	}
+}
+
+// A broker that had just started had not delivered its highest lane after 300 ms.
+func TestNotSettledBeforeTheBrokerHasAnswered(t *testing.T) {
+	l := newLanes(2)
+	l.reset(noon)
+	l.told(Depths{}, errors.New("slow"))
+	if l.settled(noon.Add(1999 * time.Millisecond)) {
+		t.Error("settled although the broker has not said where messages wait")
+	}
+	if !l.settled(noon.Add(2 * time.Second)) {
+		t.Error("not settled after 2 s")
+	}
+	l.told(Depths{At: noon, After: 1}, nil)
+	if l.settled(noon.Add(time.Second)) {
+		t.Error("settled by an answer that counts a delivery that has not come")
+	}
+	l.deliveredOne(3, noon, noon)
+	if !l.settled(noon.Add(time.Second)) {
+		t.Error("not settled by an answer")
+	}
+}
+
+func TestABrokerThatNeverTellsIsNotWaitedFor(t *testing.T) {
+	l := newLanes(2)
+	l.reset(noon)
+	l.told(Depths{}, ErrNoStatistics)
+	for session := range 2 {
+		if !l.settled(noon.Add(300 * time.Millisecond)) {
+			t.Errorf("session %d: not settled after 300 ms", session)
+		}
+		l.reset(noon)
+	}
+	l.told(Depths{At: noon}, nil)
+	l.reset(noon)
+	if l.settled(noon.Add(300 * time.Millisecond)) {
+		t.Error("settled without an answer of a broker that tells")
+	}
+}
+
+// A question that timed out counted as answered, so that eight slots filled with
+// low levels at once.
+func TestAQuestionThatTimedOutStaysOpen(t *testing.T) {
+	l := newLanes(2)
+	l.reset(noon.Add(-time.Second))
+	l.asking = true
+	l.told(Depths{}, errors.New("slow"))
+	l.deliveredOne(7, noon.Add(-time.Minute), noon)
+	if floor := l.floor(noon.Add(time.Second)); floor != 7 {
+		t.Errorf("floor %d, want 7: what came had waited, and the broker has not answered yet", floor)
+	}
+	l.level[7].last = noon.Add(5 * time.Second) // something fresh came
+	if floor := l.floor(noon.Add(5 * time.Second)); floor != 0 {
+		t.Errorf("floor %d, want 0: evidence of 5 s ago says nothing", floor)
 	}
 }
 
@@ -150,8 +208,7 @@ func TestEvidenceHoldsUntilTheAnswerComes(t *testing.T) {
 	if floor := l.floor(noon.Add(time.Second)); floor != 7 {
 		t.Errorf("floor %d, want 7: what came had waited, and the broker has not answered yet", floor)
 	}
-	l.asking = false
-	l.depths(Depths{At: noon.Add(time.Second), Lanes: map[int]Depth{7: {Size: 1, InFlight: 1}}})
+	l.told(Depths{At: noon.Add(time.Second), Lanes: map[int]Depth{7: {Size: 1, InFlight: 1}}}, nil)
 	if floor := l.floor(noon.Add(time.Second)); floor != 0 {
 		t.Errorf("floor %d, want 0: nothing more waits", floor)
 	}
