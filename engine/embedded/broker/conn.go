@@ -21,6 +21,7 @@ type conn struct {
 	b       *Broker
 	nc      net.Conn
 	session string
+	acks    string             // begins its ack ids: no other connection has them
 	version stompframe.Version // set at CONNECT, before anything else reads it
 	silence time.Duration      // the longest one borne from the client; 0: any
 	out     *outbox
@@ -38,9 +39,11 @@ type conn struct {
 
 // serve runs a connection until it ends or ctx does.
 func (b *Broker) serve(ctx context.Context, nc net.Conn) {
+	number := strconv.FormatInt(b.run, 10) + ":" + strconv.FormatUint(b.sessions.Add(1), 10)
 	c := &conn{
 		b: b, nc: nc, out: newOutbox(), written: make(chan struct{}),
-		session:      b.idPrefix + strconv.FormatInt(b.run, 10) + ":" + strconv.FormatUint(b.sessions.Add(1), 10),
+		session:      b.idPrefix + number,
+		acks:         number + ":",
 		transactions: make(map[string]*transaction),
 		subs:         make(map[string]*subscription),
 		deliveries:   make(map[ackKey]*delivery),
@@ -80,7 +83,7 @@ func (c *conn) endWell() {
 	}
 }
 
-// forget ends all that a connection had in the core.
+// forget ends all that a connection had in the core. It may be called again.
 func (b *Broker) forget(c *conn) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -205,6 +208,7 @@ func (c *conn) disconnect(f *frame.Frame) error {
 	if err := c.await(c.out.settled); err != nil {
 		return err
 	}
+	c.b.forget(c) // with the receipt, what is not acked is with the others again
 	c.receipt(f)
 	return nil
 }

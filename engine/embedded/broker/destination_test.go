@@ -164,7 +164,7 @@ func TestHeadersReachTheirReceiver(t *testing.T) {
 		t.Run(v, func(t *testing.T) {
 			r := start(t, Config{})
 			r.raw().do(frame.SEND, "destination", "q", "tricky", tricky, "plain", "a:b", "plain", "the second does not count",
-				"timestamp", "1", "redelivered", "true", "message-id", "mine", "subscription", "x", "ack", "x",
+				"timestamp", "0", "redelivered", "true", "message-id", "mine", "subscription", "x", "ack", "x",
 				"persistent", "false", "original-destination", "x", "content-type", "application/json", "expires", "9999999999999", "\x01\xff")
 			c := r.dial()
 			c.put(frame.CONNECT, "accept-version", v)

@@ -60,7 +60,27 @@ func readMessage(f *frame.Frame, a address) (*message, error) {
 		}
 		m.expires = max(n, 0)
 	}
+	if err := m.readStamp(h); err != nil {
+		return nil, err
+	}
 	return m, m.readSchedule(h, a)
+}
+
+// readStamp moves the expiry by what the producer's clock, which both it and the
+// timestamp are by, is off (ActiveMQ's timeStampingBrokerPlugin).
+func (m *message) readStamp(h *frame.Header) error {
+	text, ok := h.Contains(engine.HeaderTimestamp)
+	if !ok {
+		return nil
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return refuseAndClose("the timestamp header is %q; it must be a time in milliseconds since 1970", clip(text))
+	}
+	if life := m.expires - n; n > 0 && life > 0 {
+		m.expires = m.stamp + life
+	}
+	return nil
 }
 
 // readSchedule reads when a message is to be sent. One that has been through
@@ -75,10 +95,10 @@ func (m *message) readSchedule(h *frame.Header, a address) error {
 			return refuseAndClose("this broker does not support the header %s", clip(name))
 		}
 		n, err := strconv.ParseInt(text, 10, 64)
-		if err != nil {
+		if err != nil || n < 0 {
 			return refuseAndClose("the %s header is %q; it must be a number of milliseconds", name, clip(text))
 		}
-		if _, been := h.Contains(engine.HeaderScheduledJob); been || n <= 0 || m.due != 0 {
+		if _, been := h.Contains(engine.HeaderScheduledJob); been || n == 0 || m.due != 0 {
 			continue
 		}
 		if a.kind != kindQueue {

@@ -65,7 +65,7 @@ func (d *delivery) ackID() string {
 	if d.sub.queue.kind == kindTopic {
 		return string(topicMark)
 	}
-	return strconv.FormatUint(d.no, 10)
+	return d.sub.conn.acks + strconv.FormatUint(d.no, 10)
 }
 
 // deliver gives a message to the subscriber. The core's lock is held.
@@ -298,7 +298,8 @@ func (c *conn) findDelivery(f *frame.Frame) (*delivery, error) {
 		if text == string(topicMark) {
 			return nil, errNothingToAck
 		}
-		if no, err := strconv.ParseUint(text, 10, 64); err == nil {
+		count, ours := strings.CutPrefix(text, c.acks)
+		if no, err := strconv.ParseUint(count, 10, 64); ours && err == nil {
 			d = c.deliveries[ackKey{no: no}]
 		}
 	} else if id, topic, ok := c.b.parseID(strings.ReplaceAll(text, `\c`, ":")); topic { // some clients escape in 1.0 too
@@ -342,7 +343,7 @@ func (d *delivery) upTo() []*delivery {
 	}
 }
 
-// sent settles the deliveries of mode auto that were written.
+// sent settles the deliveries of mode auto that are written now.
 func (b *Broker) sent(written []*delivery) {
 	r := &request{}
 	b.mu.Lock()

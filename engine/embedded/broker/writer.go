@@ -62,13 +62,36 @@ func (b *Broker) resume(c *conn) {
 	b.dispatchTouched()
 }
 
-// write sends items out, and settles the deliveries that need no ACK.
+// write sends items out. Deliveries that need no ACK are settled first, as on
+// ActiveMQ: whoever has seen one can be sure that it does not come again.
 func (c *conn) write(w *stompframe.Writer, items []outItem) error {
-	loaded, err := c.loadData(items)
+	frames, settled, err := c.framesOf(items)
 	if err != nil {
 		return err
 	}
-	var settled []*delivery
+	if len(settled) > 0 {
+		c.b.sent(settled)
+	}
+	for _, f := range frames {
+		if err := w.Write(f); errors.Is(err, stompframe.ErrMalformed) {
+			c.b.cfg.Log.Error().Err(err).Str("session", c.session).Msg("a frame that cannot be written was left out")
+		} else if err != nil {
+			return err
+		}
+		if f.Command == frame.CONNECTED {
+			w.SetVersion(c.version)
+		}
+	}
+	return w.Flush()
+}
+
+// framesOf makes the frames of items, and tells which deliveries need no ACK.
+func (c *conn) framesOf(items []outItem) (frames []*frame.Frame, settled []*delivery, err error) {
+	loaded, err := c.loadData(items)
+	if err != nil {
+		return nil, nil, err
+	}
+	frames = make([]*frame.Frame, 0, len(items))
 	for _, item := range items {
 		f := item.frame
 		if d := item.d; d != nil {
@@ -80,28 +103,15 @@ func (c *conn) write(w *stompframe.Writer, items []outItem) error {
 				continue // it went back meanwhile
 			}
 			if f, err = c.b.messageFrame(d, data); err != nil {
-				return err
+				return nil, nil, err
 			}
 			if d.sub.mode == ackAuto {
 				settled = append(settled, d)
 			}
 		}
-		if err := w.Write(f); errors.Is(err, stompframe.ErrMalformed) {
-			c.b.cfg.Log.Error().Err(err).Str("session", c.session).Msg("a frame that cannot be written was left out")
-		} else if err != nil {
-			return err
-		}
-		if f.Command == frame.CONNECTED {
-			w.SetVersion(c.version)
-		}
+		frames = append(frames, f)
 	}
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	if len(settled) > 0 {
-		c.b.sent(settled)
-	}
-	return nil
+	return frames, settled, nil
 }
 
 // loadData reads back what is not in memory of the deliveries in items.
