@@ -4,19 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"strconv"
 	"testing"
 	"time"
 
 	gostomp "github.com/go-stomp/stomp/v3"
-	"github.com/go-stomp/stomp/v3/frame"
 	"github.com/rs/zerolog"
 
 	"usher/engine"
 	"usher/engine/stomp"
-	"usher/engine/stompframe"
 )
 
 // BrokerHarness is how RunBroker gets at the message broker that it tests. The
@@ -42,8 +38,9 @@ type BrokerServer interface {
 	Restart(t *testing.T)
 }
 
-// BrokerFeatures is what a broker may lack without being wrong, and what it may
-// name as it likes. The zero value is a broker that has everything.
+// BrokerFeatures is what a broker may lack without being wrong, what it may name as
+// it likes, and where it may do otherwise than ActiveMQ. The zero value is an
+// ActiveMQ with the XML of usher deploy broker-xml.
 type BrokerFeatures struct {
 	// NoLanes: what is sent to usher.work stays there and is not copied to
 	// usher.work.p0 to p9 by priority.
@@ -57,6 +54,40 @@ type BrokerFeatures struct {
 	// DeadLetters names the queue for what a queue's consumers refused or what
 	// expired in it; nil is "DLQ." and the name.
 	DeadLetters func(queue string) string
+	// TenLevels: a queue without lanes keeps ten levels apart on the disk, not the
+	// three bands of KahaDB.
+	TenLevels bool
+	// AllRedelivered: after a crash every message counts as redelivered, not only
+	// those that had been given out.
+	AllRedelivered bool
+	// ForgetsTransacted: what was acked in a transaction is forgotten with its
+	// COMMIT, and not kept until the subscription ends.
+	ForgetsTransacted bool
+	// RefusesEndedAcks: an ACK for a subscription that has ended is answered with an
+	// ERROR, not with a receipt. It has no effect either way.
+	RefusesEndedAcks bool
+	// OnlyBytes: a body that came without content-length goes out with one, as all
+	// others do.
+	OnlyBytes bool
+	// StampsReleased: what the scheduler sends has the time of that for its timestamp,
+	// not only if it expires some day.
+	StampsReleased bool
+	// Takes1000: a prefetch of 1000 is that, and not taken for ActiveMQ's own default,
+	// which gives way to queuePrefetch in the XML.
+	Takes1000 bool
+}
+
+// EmbeddedFeatures are those of usher's own broker, which does otherwise on purpose.
+func EmbeddedFeatures() BrokerFeatures {
+	return BrokerFeatures{
+		TenLevels:         true, // they cost it nothing
+		AllRedelivered:    true, // what was given out is not written down; to claim too often does no harm
+		ForgetsTransacted: true, // a leak is nothing to copy
+		RefusesEndedAcks:  true, // a late ACK has one answer, however late
+		OnlyBytes:         true, // it has no JMS clients, which alone tell text from bytes
+		StampsReleased:    true, // so that a timestamp says how long a message waited in its queue
+		Takes1000:         true, // it has no policies that could be meant instead
+	}
 }
 
 // RunBroker tests that a broker does what the engine and its producers rely on.
@@ -76,7 +107,33 @@ func RunBroker(t *testing.T, h BrokerHarness) {
 			c.run(r)
 		})
 	}
+	if !h.Features.NoRestart {
+		t.Run("AfterACrash", func(t *testing.T) { runCrash(t, h) })
+	}
 }
+
+// BrokerQueues are the names of all queues that the cases leave something in,
+// besides dead letters; those of a queue are in "DLQ." and its name on a broker with
+// usher's XML. Who purges a broker between cases purges these.
+func BrokerQueues() []string {
+	queues := []string{
+		engine.WorkQueue, engine.DeadQueue, plainQueue, bandsQueue, forgottenQueue, inHandQueue, laterQueue,
+		"stuck", "independent.10", "independent.11", "independent.12",
+	}
+	for level := range engine.Levels {
+		queues = append(queues, engine.WorkQueue+".p"+strconv.Itoa(level))
+	}
+	return queues
+}
+
+// Queues without lanes, to which the policies of the XML for usher.work.> apply.
+const (
+	plainQueue     = engine.WorkQueue + ".plain"
+	bandsQueue     = engine.WorkQueue + ".bands"
+	forgottenQueue = engine.WorkQueue + ".forgotten"
+	inHandQueue    = engine.WorkQueue + ".inhand"
+	laterQueue     = engine.WorkQueue + ".later"
+)
 
 const (
 	// brokerCaseTimeout is how long one case may take; what it waits for in vain
@@ -317,67 +374,3 @@ func (noLog) Debug(string)            {}
 func (noLog) Info(string)             {}
 func (noLog) Warning(string)          {}
 func (noLog) Error(string)            {}
-
-// bareClient is a socket to the broker, with frames.
-type bareClient struct {
-	r    *brokerRig
-	conn net.Conn
-	in   *stompframe.Reader
-}
-
-// bare connects with nothing in between.
-func (r *brokerRig) bare() *bareClient {
-	r.Helper()
-	conn, err := net.Dial("tcp", r.server.Address())
-	if err != nil {
-		r.Fatal(err)
-	}
-	r.Cleanup(func() { conn.Close() })
-	if deadline, ok := r.ctx.Deadline(); ok {
-		if err := conn.SetDeadline(deadline); err != nil {
-			r.Fatal(err)
-		}
-	}
-	c := &bareClient{r: r, conn: conn, in: stompframe.NewReader(conn, stompframe.Limits{})}
-	hello := frame.New(frame.CONNECT, frame.AcceptVersion, "1.2", frame.Host, "localhost")
-	if r.h.Login != "" {
-		hello.Header.Add(frame.Login, r.h.Login)
-		hello.Header.Add(frame.Passcode, r.h.Passcode)
-	}
-	c.write(hello)
-	if f := c.read(); f == nil || f.Command != frame.CONNECTED {
-		r.Fatalf("CONNECT was answered with %v", f)
-	}
-	return c
-}
-
-func (c *bareClient) write(frames ...*frame.Frame) {
-	c.r.Helper()
-	var wire []byte
-	for _, f := range frames {
-		var err error
-		if wire, err = stompframe.Append(wire, stompframe.V12, f); err != nil {
-			c.r.Fatal(err)
-		}
-	}
-	if _, err := c.conn.Write(wire); err != nil {
-		c.r.Fatal(err)
-	}
-}
-
-// read is the next frame; nil: the broker closed the connection.
-func (c *bareClient) read() *frame.Frame {
-	c.r.Helper()
-	for {
-		f, err := c.in.Read()
-		var timeout net.Error
-		switch {
-		case errors.As(err, &timeout) && timeout.Timeout():
-			c.r.Fatal("the broker did not answer")
-		case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), err != nil:
-			return nil
-		case f != nil:
-			return f
-		}
-	}
-}

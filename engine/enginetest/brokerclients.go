@@ -17,70 +17,7 @@ import (
 )
 
 // The cases of RunBroker in this file look at the broker as its other clients do:
-// dead letters, producers that err, consumers that do not read, tools.
-
-func nackDeadLetters(r *brokerRig) {
-	e := r.open(nil)
-	e.stop()
-	e.publish("refused", engine.HeaderPriority, "4", engine.HeaderID, "n-1")
-	conn := r.independent()
-	sub, err := conn.Subscribe("/queue/"+r.laneQueue(4), gostomp.AckClientIndividual)
-	if err != nil {
-		r.Fatal(err)
-	}
-	select {
-	case m := <-sub.C:
-		if m.Err != nil {
-			r.Fatal(m.Err)
-		}
-		if err := conn.Nack(m); err != nil {
-			r.Fatal(err)
-		}
-	case <-r.ctx.Done():
-		r.Fatal("no message")
-	}
-	dead := r.contents(r.h.Features.DeadLetters(r.laneQueue(4)), 1)
-	if len(dead) != 1 || string(dead[0].Body) != "refused" || dead[0].Headers[engine.HeaderID] != "n-1" {
-		r.Errorf("the dead letters are %v", dead)
-	}
-}
-
-func expiredGoesToDeadLetters(r *brokerRig) {
-	e := r.open(nil)
-	e.stop()
-	e.publish("too late", engine.HeaderPriority, "4", engine.HeaderExpires, strconv.FormatInt(time.Now().Add(300*time.Millisecond).UnixMilli(), 10))
-	e.publish("in time", engine.HeaderPriority, "4", engine.HeaderExpires, strconv.FormatInt(time.Now().Add(time.Hour).UnixMilli(), 10))
-	r.pass(500 * time.Millisecond)
-	e.run()
-	if d := e.one(); string(d.Body) != "in time" {
-		r.Errorf("%q was delivered", d.Body)
-	}
-	e.quiet()
-	dead := r.contents(r.h.Features.DeadLetters(r.laneQueue(4)), 1)
-	if len(dead) != 1 || string(dead[0].Body) != "too late" {
-		r.Errorf("the dead letters are %v", dead)
-	}
-}
-
-// ActiveMQ 5.17.2 closes the connection of a producer that sends a number which
-// is none, and queues nothing.
-func junkInASendQueuesNothing(r *brokerRig) {
-	e := r.open(nil)
-	junk := [][2]string{{"priority", "high"}, {"expires", "tomorrow"}}
-	if !r.h.Features.NoScheduler {
-		junk = append(junk, [2]string{engine.HeaderScheduledDelay, "15m"})
-	}
-	for _, header := range junk {
-		c := r.bare()
-		c.write(frame.New(frame.SEND, "destination", "/queue/"+engine.WorkQueue, "persistent", "true", "receipt", "1", header[0], header[1]))
-		for f := c.read(); f != nil; f = c.read() {
-			if f.Command == frame.RECEIPT {
-				r.Errorf("%s:%s got a receipt", header[0], header[1])
-			}
-		}
-	}
-	e.quiet()
-}
+// producers that do not wait, consumers that do not read, tools.
 
 func receiptsArePipelined(r *brokerRig) {
 	const n = 300

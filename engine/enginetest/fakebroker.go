@@ -290,8 +290,9 @@ func (b *FakeBroker) send(out engine.Outgoing) string {
 		out.Headers = map[string]string{}
 	}
 	out.Headers[engine.HeaderMessageID] = id
+	// What has been through the scheduler is not delayed again, as on ActiveMQ.
 	delay, err := strconv.ParseInt(out.Headers[engine.HeaderScheduledDelay], 10, 64)
-	if err != nil || delay <= 0 {
+	if _, been := out.Headers[engine.HeaderScheduledJob]; been || err != nil || delay <= 0 {
 		b.arrive(id, out)
 		return id
 	}
@@ -364,13 +365,14 @@ func laneOf(queue string) (int, bool) {
 	return int(digit[0] - '0'), true
 }
 
-// levelOf reads the priority as ActiveMQ does: what is over 9 is 9.
+// levelOf reads the priority as ActiveMQ does: a signed byte first, then what is over
+// 9 is 9.
 func levelOf(h map[string]string) int {
 	n, err := strconv.Atoi(h[engine.HeaderPriority])
 	if err != nil {
 		return engine.DefaultLevel
 	}
-	return min(max(n, 0), engine.Levels-1)
+	return min(max(int(int8(n)), 0), engine.Levels-1)
 }
 
 func cloneOutgoing(out engine.Outgoing) engine.Outgoing {

@@ -36,10 +36,9 @@ func purge(t *testing.T, address string) {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	queues := []string{engine.WorkQueue, engine.DeadQueue, "DLQ." + engine.WorkQueue, "stuck", "independent.10", "independent.11", "independent.12"}
-	for level := range engine.Levels {
-		lane := engine.WorkQueue + ".p" + strconv.Itoa(level)
-		queues = append(queues, lane, "DLQ."+lane)
+	queues := enginetest.BrokerQueues()
+	for _, queue := range enginetest.BrokerQueues() {
+		queues = append(queues, "DLQ."+queue)
 	}
 	deadline := time.Now().Add(time.Minute)
 	for left := brokerSize(t, address); left > 0; left = brokerSize(t, address) {
@@ -49,7 +48,7 @@ func purge(t *testing.T, address string) {
 		var wg sync.WaitGroup
 		for _, queue := range queues {
 			wg.Go(func() {
-				view := stomp.View{Queue: queue, Window: 1000, Quiet: 100 * time.Millisecond}
+				view := stomp.View{Queue: queue, Window: 500, Quiet: 100 * time.Millisecond}
 				err := client.Consume(t.Context(), view, func(engine.Delivery) (bool, error) { return true, nil })
 				if err != nil {
 					t.Errorf("purge %s: %v", queue, err)
@@ -139,7 +138,8 @@ func testOrderlyRestart(t *testing.T, server *activemq.Server) {
 func TestBrokerConforms(t *testing.T) {
 	t.Run("embedded", func(t *testing.T) {
 		enginetest.RunBroker(t, enginetest.BrokerHarness{
-			Start: func(t *testing.T) enginetest.BrokerServer { return startEmbedded(t) },
+			Start:    func(t *testing.T) enginetest.BrokerServer { return startEmbedded(t) },
+			Features: enginetest.EmbeddedFeatures(),
 		})
 	})
 }

@@ -69,8 +69,15 @@ func laneOf(id string) (int, bool) {
 // destination is a queue's name on the wire.
 func destination(queue string) string { return "/queue/" + queue }
 
+// defaultPrefetch is ActiveMQ's own. It takes a consumer that asks for it for one that
+// did not say, and gives it what queuePrefetch of its XML says.
+const defaultPrefetch = 1000
+
 // subscribeFrame subscribes a queue, each message of which is acked by itself.
 func subscribeFrame(id, queue string, window int) *frame.Frame {
+	if window == defaultPrefetch {
+		window++
+	}
 	return frame.New(frame.SUBSCRIBE,
 		frame.Id, id,
 		frame.Destination, destination(queue),

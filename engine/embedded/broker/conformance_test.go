@@ -51,7 +51,7 @@ func (c *conforming) start(t *testing.T) {
 }
 
 func TestConforms(t *testing.T) {
-	enginetest.RunBroker(t, enginetest.BrokerHarness{Start: func(t *testing.T) enginetest.BrokerServer {
+	enginetest.RunBroker(t, enginetest.BrokerHarness{Features: enginetest.EmbeddedFeatures(), Start: func(t *testing.T) enginetest.BrokerServer {
 		c := &conforming{dir: t.TempDir(), addr: "127.0.0.1:0"}
 		c.start(t)
 		t.Cleanup(func() { c.stop() })

@@ -21,8 +21,9 @@
 //
 // # Where it differs from ActiveMQ
 //
-// Every message to a queue is durable, persistent:true or not. A queue has ten
-// levels, not three bands. Selectors, exclusive consumers, wildcards, composite
+// Every message to a queue is durable, persistent:true or not, as it is there with
+// the XML that usher writes. enginetest.EmbeddedFeatures lists what it does otherwise
+// on purpose, and why: ten levels a queue and not three bands, for one. Selectors, exclusive consumers, wildcards, composite
 // names, temporary topics, durable topic subscriptions, and the PERIOD, REPEAT
 // and CRON of its scheduler are refused with an ERROR rather than ignored. Login
 // and passcode are not checked: listen on the loopback interface. A message
