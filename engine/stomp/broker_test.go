@@ -2,15 +2,8 @@ package stomp_test
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"slices"
 	"strconv"
@@ -338,45 +331,4 @@ func TestStartStopStress(t *testing.T) {
 		cancel()
 		b.Close()
 	}
-}
-
-func TestTLSIsVerified(t *testing.T) {
-	server, client := tlsPair(t)
-	ln, err := tls.Listen("tcp", "127.0.0.1:0", server)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := serveOn(t, ln, nil)
-	c := s.config()
-	c.URLs = []string{"stomp+ssl://" + ln.Addr().String()}
-	var unknown x509.UnknownAuthorityError
-	if _, err := stomp.Dial(t.Context(), c); !errors.As(err, &unknown) {
-		t.Errorf("with the system's roots: %v, want an unknown authority", err)
-	}
-	c.TLS = client
-	run(t, c)
-	s.subscribed()
-}
-
-func selfSigned(t *testing.T) (tls.Certificate, *x509.CertPool) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool := x509.NewCertPool()
-	pool.AddCert(cert)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
 }

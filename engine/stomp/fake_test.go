@@ -2,7 +2,6 @@ package stomp_test
 
 import (
 	"context"
-	"crypto/tls"
 	"net"
 	"sync"
 	"testing"
@@ -222,11 +221,4 @@ func deliveries(t *testing.T, b *stomp.Broker, n int) []engine.Delivery {
 		all = append(all, receive(t, b).Deliveries...)
 	}
 	return all
-}
-
-// tlsPair is a certificate for 127.0.0.1 and the config of who trusts it.
-func tlsPair(t *testing.T) (server, client *tls.Config) {
-	t.Helper()
-	cert, pool := selfSigned(t)
-	return &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}, &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 }
