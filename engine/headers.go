@@ -34,6 +34,14 @@ const (
 	HeaderParent       = "usher_parent"   // id of the message that emitted it
 )
 
+// HeaderProbe marks, together with TypeProbe and an empty body, a message that
+// usher sends itself to see which lane it comes out of. It is nobody's work:
+// adapters take it before the engine sees it.
+const HeaderProbe = "usher_probe"
+
+// TypeProbe is the type of such a message.
+const TypeProbe = "usher.probe"
+
 // Headers that only usher sets, on dead letters.
 const (
 	HeaderDeadReason    = "usher_deadReason"
@@ -46,6 +54,9 @@ const (
 	WorkQueue = "usher.work"
 	DeadQueue = "usher.dead"
 )
+
+// ControlTopic is where engines tell each other what only one of them has seen.
+const ControlTopic = "usher.control"
 
 // Reason codes of dead letters; with permanent:<code> of the author's, the list is closed.
 const (

@@ -28,6 +28,7 @@ func brokerCases() []brokerCase {
 	noStatistics := func(f BrokerFeatures) bool { return f.NoStatistics }
 	noScheduler := func(f BrokerFeatures) bool { return f.NoScheduler }
 	noRestart := func(f BrokerFeatures) bool { return f.NoRestart }
+	lacking := func(f BrokerFeatures) bool { return f.NoLanes || f.NoStatistics || f.NoScheduler }
 	return slices.Concat(ackCases(), factCases(), []brokerCase{
 		{"DeliversWhatWasPublished", nil, deliversWhatWasPublished},
 		{"PriorityReachesItsLane", noLanes, priorityReachesItsLane},
@@ -52,6 +53,9 @@ func brokerCases() []brokerCase {
 		{"IndependentClientOfEachVersion", nil, independentClientOfEachVersion},
 		{"ManyPublishersAndOneConsumerLoseNothing", nil, manyPublishersLoseNothing},
 		{"ClientConsumesWhatItAcksAndLeavesTheRest", nil, clientConsumes},
+		{"ProbeFindsAllWell", lacking, probeFindsAllWell},
+		{"ProbesComeOutElsewhere", lacking, probesComeOutElsewhere},
+		{"ProbeStandsBehindABacklog", noLanes, probeStandsBehindABacklog},
 	})
 }
 

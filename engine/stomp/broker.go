@@ -102,12 +102,18 @@ func (b *Broker) holdSession(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer s.Close()
 	began := time.Now()
-	c := b.begin(s)
+	life, end := context.WithCancel(ctx)
+	c := b.begin(life, s)
+	defer c.work.Wait() // after the reader, which begins new work, has ended
+	defer s.Close()
+	defer end()
 	s.Start(c.message)
 	if err = c.subscribe(ctx); err == nil {
 		b.subscribed(c)
+		if c.probe != nil {
+			c.work.Go(func() { c.runProbe(b.config.Log) })
+		}
 		select {
 		case <-s.Done():
 			err = s.Err()
@@ -134,13 +140,17 @@ func (b *Broker) subscribed(c *consumer) {
 }
 
 // begin gives the session its epoch and makes it the current one.
-func (b *Broker) begin(s *session.Session) *consumer {
+func (b *Broker) begin(life context.Context, s *session.Session) *consumer {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.epochs++
 	c := &consumer{
 		Session: s, epoch: b.epochs, queue: b.config.Queue,
 		window: b.config.Window, timeout: b.config.ReceiptTimeout,
+		publish: b.pool.request, life: life,
+	}
+	if b.config.Probe {
+		c.probe = newProbe()
 	}
 	c.depths.turn = make(chan struct{}, 1)
 	c.put = func(d engine.Delivery) { b.deliver(c, d) }
@@ -261,6 +271,35 @@ func (b *Broker) Health() Health {
 		Connected: !b.since.IsZero(), Since: b.since,
 		LastFrame: b.current.LastRead(), Interval: b.current.Interval(),
 	}
+}
+
+// LastDepths is what [Broker.Depths] gave last in this session, and asks nobody:
+// for whoever only looks. Its error is that of the last question, or says that
+// there was none yet. What it returns must not be changed.
+func (b *Broker) LastDepths() (engine.Depths, error) {
+	b.mu.Lock()
+	c := b.current
+	b.mu.Unlock()
+	if c == nil {
+		return engine.Depths{}, errors.New("stomp: depths: there is no session")
+	}
+	return c.depths.lastAnswer()
+}
+
+// InHand is how many messages each lane has given us, Unsorted included, that
+// are not acked; nil without a session.
+func (b *Broker) InHand() map[int]int {
+	b.mu.Lock()
+	c := b.current
+	b.mu.Unlock()
+	if c == nil {
+		return nil
+	}
+	hand := map[int]int{}
+	for _, lane := range lanes() {
+		hand[lane] = int(c.lane(lane).Load())
+	}
+	return hand
 }
 
 // Close ends Run and the publishing connections and waits for the latter. It may

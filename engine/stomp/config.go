@@ -59,7 +59,10 @@ type Config struct {
 	Publishers int
 	// ReceiptTimeout is how long the broker has to answer a request, 30 s by default.
 	ReceiptTimeout time.Duration
-	// Log is told of sessions that come and go.
+	// Probe sends a message of each level when a session begins, and looks which
+	// lane it comes out of; see [Broker.Findings].
+	Probe bool
+	// Log is told of sessions that come and go, and of what a probe has found.
 	Log zerolog.Logger
 }
 

@@ -3,6 +3,8 @@ package stomp
 import (
 	"context"
 	"fmt"
+	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,6 +25,13 @@ type consumer struct {
 	put     func(engine.Delivery)           // takes a delivery, at once
 	came    uint64                          // deliveries; the reader's
 	depths  depths
+
+	probe   *probe // nil: this session sends none
+	publish func(ctx context.Context, build func() *frame.Frame) error
+	// filled says of each level that a message of it, and no probe, has come out of its lane.
+	filled [engine.Levels]atomic.Bool
+	life   context.Context //nolint:containedctx // ends with the session
+	work   sync.WaitGroup  // goroutines of the probe; they end with life
 }
 
 // subscribe subscribes every lane, highest first, and waits until the broker has
@@ -58,6 +67,10 @@ func (c *consumer) message(f *frame.Frame, skipped int64) error {
 		c.depths.answer(f, c.came)
 		return nil
 	}
+	if id == controlID {
+		c.hear(f)
+		return nil
+	}
 	lane, ok := laneOf(id)
 	if !ok {
 		return fmt.Errorf("the broker sent a message for the subscription %q, which is not ours", id)
@@ -72,6 +85,13 @@ func (c *consumer) message(f *frame.Frame, skipped int64) error {
 		return err
 	}
 	d.Epoch = c.epoch
+	if s, ok := sightingOf(d); ok {
+		c.work.Go(func() { c.settleProbe(d, s) }) // at most a window of them: none is acked before
+		return nil
+	}
+	if lane >= 0 && d.Headers[engine.HeaderPriority] == strconv.Itoa(lane) {
+		c.filled[lane].Store(true)
+	}
 	c.came++
 	c.put(d)
 	return nil

@@ -28,7 +28,13 @@ const (
 	lanePrefix = "lane-"
 	unsortedID = "lane-unsorted"
 	depthsID   = "depths"
+	controlID  = "control"
 )
+
+// controlTopic is where engines tell each other of probes.
+const controlTopic = "/topic/" + engine.ControlTopic
+
+const headerPersistent = "persistent"
 
 // lanes are all there are, in the order that they are subscribed in.
 func lanes() []int {
@@ -160,11 +166,11 @@ func ackFrame(v stompframe.Version, subscription, ack string) *frame.Frame {
 func sendFrame(out engine.Outgoing) *frame.Frame {
 	f := frame.New(frame.SEND,
 		frame.Destination, destination(out.Queue),
-		"persistent", "true",
+		headerPersistent, "true",
 		frame.ContentLength, strconv.Itoa(len(out.Body)))
 	for name, value := range out.Headers {
 		switch name {
-		case frame.Destination, "persistent", frame.ContentLength, frame.Receipt, frame.Transaction:
+		case frame.Destination, headerPersistent, frame.ContentLength, frame.Receipt, frame.Transaction:
 		default:
 			f.Header.Add(name, value)
 		}

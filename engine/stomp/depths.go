@@ -46,6 +46,27 @@ type depths struct {
 	told    bool       // it has answered, maybe late: it has the plugin, however busy it is
 	call    string     // the prefix of the correlation ids of the call that is under way
 	answers chan<- depthAnswer
+	last    engine.Depths // what was told last; valid if lastErr is nil
+	lastErr error         // of the last question
+}
+
+// errNotAsked is LastDepths' error before the first answer of a session.
+var errNotAsked = errors.New("stomp: depths: the broker was not asked yet in this session")
+
+// keep takes what a question came to.
+func (d *depths) keep(found engine.Depths, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.last, d.lastErr = found, err
+}
+
+func (d *depths) lastAnswer() (engine.Depths, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.last.At.IsZero() && d.lastErr == nil {
+		return engine.Depths{}, errNotAsked
+	}
+	return d.last, d.lastErr
 }
 
 type depthAnswer struct {
@@ -103,9 +124,10 @@ func (b *Broker) Depths(ctx context.Context) (engine.Depths, error) {
 	}
 	found, err := c.askDepths(ctx)
 	if err != nil {
-		return engine.Depths{}, fmt.Errorf("stomp: depths: %w", err)
+		found, err = engine.Depths{}, fmt.Errorf("stomp: depths: %w", err)
 	}
-	return found, nil
+	c.depths.keep(found, err)
+	return found, err
 }
 
 func (c *consumer) askDepths(parent context.Context) (engine.Depths, error) {

@@ -39,25 +39,28 @@ func newPool(n int, dial dialFunc) *pool {
 	return p
 }
 
-// publish sends one message and waits until the broker has it. It does not
-// retry, but for one new connection when nothing was written on the old one.
+// publish sends one persistent message and waits until the broker has it.
 func (p *pool) publish(ctx context.Context, out engine.Outgoing) error {
+	if err := p.request(ctx, func() *frame.Frame { return sendFrame(out) }); err != nil {
+		return fmt.Errorf("stomp: publish to %s: %w", out.Queue, err)
+	}
+	return nil
+}
+
+// request sends a frame and waits for the broker's receipt. It does not retry,
+// but for one new connection when nothing was written on the old one; build is
+// called for each, since a frame takes the receipt header of its session.
+func (p *pool) request(ctx context.Context, build func() *frame.Frame) error {
 	publisher := p.publishers[p.turn.Add(1)%uint64(len(p.publishers))]
-	f := sendFrame(out)
 	for again := true; ; again = false {
 		s, err := publisher.session(ctx)
 		if err != nil {
-			return fmt.Errorf("stomp: publish to %s: %w", out.Queue, err)
+			return err
 		}
-		err = s.Request(ctx, f)
-		if again && errors.Is(err, session.ErrNotSent) {
-			f = sendFrame(out) // without the receipt of the old session
-			continue
+		err = s.Request(ctx, build())
+		if !again || !errors.Is(err, session.ErrNotSent) {
+			return err
 		}
-		if err != nil {
-			return fmt.Errorf("stomp: publish to %s: %w", out.Queue, err)
-		}
-		return nil
 	}
 }
 
