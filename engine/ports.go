@@ -73,6 +73,8 @@ type Depths struct {
 	After uint64
 	// Lanes has an entry for each lane that the broker knows, Unsorted included.
 	Lanes map[int]Depth
+	// Dead is the queue of dead letters, as it was about a second ago; nil: not known.
+	Dead *Depth
 }
 
 // Depth is the state of one queue.

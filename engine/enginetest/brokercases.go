@@ -53,6 +53,7 @@ func brokerCases() []brokerCase {
 		{"IndependentClientOfEachVersion", nil, independentClientOfEachVersion},
 		{"ManyPublishersAndOneConsumerLoseNothing", nil, manyPublishersLoseNothing},
 		{"ClientConsumesWhatItAcksAndLeavesTheRest", nil, clientConsumes},
+		{"DepthsCountDeadLetters", noStatistics, depthsCountDeadLetters},
 		{"ProbeFindsAllWell", lacking, probeFindsAllWell},
 		{"ProbesComeOutElsewhere", lacking, probesComeOutElsewhere},
 		{"ProbeStandsBehindABacklog", noLanes, probeStandsBehindABacklog},

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"usher/engine"
 	"usher/engine/stomp"
 )
 
@@ -121,4 +122,27 @@ func probeStandsBehindABacklog(r *brokerRig) {
 		f := e.findings()[stomp.FindingLanes]
 		return f.State == stomp.OK && !strings.Contains(f.Detail, "backlog"), f.Detail
 	})
+}
+
+// Dead letters are counted about once a second; a queue that is not there has none.
+func depthsCountDeadLetters(r *brokerRig) {
+	e := r.open(nil)
+	if e.session() != 1 {
+		r.Fatal("there is no session")
+	}
+	dead := func(n int) {
+		r.Helper()
+		r.eventually(fmt.Sprintf("%d dead letters", n), func() (bool, string) {
+			d, err := e.Depths(r.ctx)
+			if err != nil || d.Dead == nil {
+				return false, fmt.Sprint(err)
+			}
+			return d.Dead.Size == n, fmt.Sprintf("%+v", *d.Dead)
+		})
+	}
+	dead(0)
+	if err := e.Publish(r.ctx, engine.Outgoing{Queue: engine.DeadQueue, Headers: map[string]string{engine.HeaderType: "test"}}); err != nil {
+		r.Fatal(err)
+	}
+	dead(1)
 }

@@ -254,6 +254,8 @@ type Health struct {
 	// Connected says that there is a session and every lane is subscribed, Since when.
 	Connected bool
 	Since     time.Time
+	// Address is the endpoint that the session is with, as host:port.
+	Address string
 	// LastFrame is when anything last came from the broker, heart-beats included.
 	LastFrame time.Time
 	// Interval is how often the broker promised to give a sign of life; 0: it did not.
@@ -268,7 +270,7 @@ func (b *Broker) Health() Health {
 		return Health{}
 	}
 	return Health{
-		Connected: !b.since.IsZero(), Since: b.since,
+		Connected: !b.since.IsZero(), Since: b.since, Address: b.current.RemoteAddr().String(),
 		LastFrame: b.current.LastRead(), Interval: b.current.Interval(),
 	}
 }

@@ -27,25 +27,31 @@ const (
 	// depthsPause is how long a broker that did not tell is not asked again:
 	// without the plugin, each question is a message in a queue that nobody reads.
 	depthsPause = time.Minute
+	// deadEvery is how often the queue of dead letters is asked about.
+	deadEvery = time.Second
 	// depthsExpiry takes such messages away.
 	depthsExpiry = 30 * time.Second
 
 	statisticsPrefix = "ActiveMQ.Statistics.Destination."
 	depthsQueue      = "/temp-queue/usher.depths"
+	// deadID is, in a question's correlation id, what a lane's id is elsewhere.
+	deadID = "dead"
 )
 
 // depths is what one session knows of ActiveMQ's statistics plugin, which tells
 // how much waits (activemq.apache.org, StatisticsPlugin).
 type depths struct {
-	turn       chan struct{} // capacity 1: one call at a time; it guards the next three
+	turn       chan struct{} // capacity 1: one call at a time; it guards the next four
 	subscribed bool          // to the answers
 	calls      uint64
 	silent     time.Time // when the broker did not tell; zero: it did, or was not asked
+	deadAsked  time.Time // when the queue of dead letters was asked about last
 
 	mu      sync.Mutex // guards the rest
 	told    bool       // it has answered, maybe late: it has the plugin, however busy it is
 	call    string     // the prefix of the correlation ids of the call that is under way
 	answers chan<- depthAnswer
+	dead    *engine.Depth // the queue of dead letters; never changed, but replaced
 	last    engine.Depths // what was told last; valid if lastErr is nil
 	lastErr error         // of the last question
 }
@@ -53,11 +59,14 @@ type depths struct {
 // errNotAsked is LastDepths' error before the first answer of a session.
 var errNotAsked = errors.New("stomp: depths: the broker was not asked yet in this session")
 
-// keep takes what a question came to.
-func (d *depths) keep(found engine.Depths, err error) {
+// keep takes what a question came to, and says whether it is the first to show
+// that there are no statistics.
+func (d *depths) keep(found engine.Depths, err error) (news bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	news = errors.Is(err, engine.ErrNoStatistics) && !errors.Is(d.lastErr, engine.ErrNoStatistics)
 	d.last, d.lastErr = found, err
+	return news
 }
 
 func (d *depths) lastAnswer() (engine.Depths, error) {
@@ -81,12 +90,16 @@ func (d *depths) answer(f *frame.Frame, after uint64) {
 	call, id, ok := strings.Cut(f.Header.Get("correlation-id"), "/")
 	lane, isLane := laneOf(id)
 	depth, isDepth := parseDepth(f.Body)
-	if !ok || !isLane || !isDepth {
+	if !ok || !isDepth || !isLane && id != deadID {
 		return
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.told = true
+	if id == deadID {
+		d.dead = &depth
+		return
+	}
 	if call != d.call || d.answers == nil {
 		return
 	}
@@ -126,7 +139,9 @@ func (b *Broker) Depths(ctx context.Context) (engine.Depths, error) {
 	if err != nil {
 		found, err = engine.Depths{}, fmt.Errorf("stomp: depths: %w", err)
 	}
-	c.depths.keep(found, err)
+	if c.depths.keep(found, err) {
+		c.depths.finding().log(b.config.Log)
+	}
 	return found, err
 }
 
@@ -176,9 +191,12 @@ func (c *consumer) collectDepths(ctx context.Context, found *engine.Depths) erro
 	answers := make(chan depthAnswer, len(lanes())) // one for each question
 	d.expect(call, answers)
 	defer d.expect("", nil)
+	if err := c.askDead(ctx, call); err != nil {
+		return err
+	}
 	var asked []session.Pending
 	for _, lane := range lanes() {
-		p, err := c.Ask(ctx, depthFrame(call, c.queue, lane))
+		p, err := c.Ask(ctx, depthFrame(call, laneID(lane), laneQueue(c.queue, lane)))
 		if err != nil {
 			return err
 		}
@@ -195,7 +213,37 @@ func (c *consumer) collectDepths(ctx context.Context, found *engine.Depths) erro
 			return c.Err()
 		}
 	}
+	found.Dead = d.lastDead()
 	return nil
+}
+
+// askDead asks about the queue of dead letters, if it is time. The broker answers
+// in the order that it is asked in, but says nothing of a queue that is not there:
+// when it has told of the lanes and not of this one, there is no dead letter. The
+// caller has the turn.
+func (c *consumer) askDead(ctx context.Context, call string) error {
+	if time.Since(c.depths.deadAsked) < deadEvery {
+		return nil
+	}
+	c.depths.deadAsked = time.Now()
+	c.depths.mu.Lock()
+	c.depths.dead = nil
+	c.depths.mu.Unlock()
+	p, err := c.Ask(ctx, depthFrame(call, deadID, engine.DeadQueue))
+	if err == nil {
+		p.Drop()
+	}
+	return err
+}
+
+// lastDead is called when the lanes were told of.
+func (d *depths) lastDead() *engine.Depth {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.dead == nil {
+		return &engine.Depth{}
+	}
+	return d.dead
 }
 
 // refusal is what the broker said against one of the questions, if it did.
@@ -220,11 +268,11 @@ func (c *consumer) subscribeDepths(ctx context.Context) error {
 	return err
 }
 
-func depthFrame(call, queue string, lane int) *frame.Frame {
+func depthFrame(call, id, queue string) *frame.Frame {
 	return frame.New(frame.SEND,
-		frame.Destination, destination(statisticsPrefix+laneQueue(queue, lane)),
+		frame.Destination, destination(statisticsPrefix+queue),
 		"reply-to", depthsQueue,
-		"correlation-id", call+"/"+laneID(lane),
+		"correlation-id", call+"/"+id,
 		engine.HeaderExpires, strconv.FormatInt(time.Now().Add(depthsExpiry).UnixMilli(), 10),
 		frame.ContentLength, "0")
 }

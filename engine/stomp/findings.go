@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"usher/engine"
 )
 
@@ -17,6 +19,11 @@ type Finding struct {
 	State FindingState
 	// Detail says in one line what was found, Help what to do about it.
 	Detail, Help string
+}
+
+// log warns of a finding that is not well.
+func (f Finding) log(log zerolog.Logger) {
+	log.Warn().Str("finding", f.Name).Str("state", string(f.State)).Str("help", f.Help).Msg(f.Name + ": " + f.Detail)
 }
 
 // FindingState says how a finding turned out.
@@ -71,7 +78,7 @@ func (c *consumer) findings() []Finding {
 // stands behind them. The lock is held, here as in the other findings.
 func (p *probe) lanes(queue string, filled func(level int) bool) Finding {
 	f := Finding{Name: FindingLanes, State: OK, Detail: "the broker puts the messages of each level into its own lane"}
-	var without, missing, behind, faults []string
+	var without, missing, behind, twice, faults []string
 	for level := engine.Levels - 1; level >= 0; level-- {
 		name := strconv.Itoa(level)
 		seen := p.seen[name]
@@ -81,7 +88,7 @@ func (p *probe) lanes(queue string, filled func(level int) bool) Finding {
 		case len(seen) == 0:
 			missing = append(missing, name)
 		case len(seen) > 1:
-			faults = append(faults, fmt.Sprintf("a message of level %d comes out %d times: %s", level, len(seen), places(queue, seen)))
+			twice = append(twice, name)
 		case seen[0].Lane == engine.Unsorted:
 			without = append(without, name)
 		case seen[0].Lane != level:
@@ -93,6 +100,9 @@ func (p *probe) lanes(queue string, filled func(level int) bool) Finding {
 		faults = append(faults, fmt.Sprintf("there are none: all messages stay in %s, where the broker keeps three bands of priority and not ten levels", queue))
 	case len(without) > 0:
 		faults = append(faults, fmt.Sprintf("%s no lane: what is sent stays in %s", levels(without, "has", "have"), queue))
+	}
+	if len(twice) > 0 {
+		faults = append(faults, fmt.Sprintf("%s out more than once: in %s", levels(twice, "comes", "come"), places(queue, p.seen[twice[0]])))
 	}
 	switch {
 	case len(missing) == 0 && len(faults) == 0 && len(behind) > 0:

@@ -25,6 +25,18 @@ type variant struct {
 	finding, detail      string
 }
 
+// onlyQueues lets our user use queues, and no topic of ours.
+const onlyQueues = `<plugins>
+  <simpleAuthenticationPlugin><users><authenticationUser username="usher" password="secret" groups="work"/></users></simpleAuthenticationPlugin>
+  <authorizationPlugin><map><authorizationMap>
+    <authorizationEntries>
+      <authorizationEntry queue=">" read="work" write="work" admin="work"/>
+      <authorizationEntry topic="ActiveMQ.Advisory.>" read="work" write="work" admin="work"/>
+      <authorizationEntry topic="usher.>" read="others" write="others" admin="others"/>
+    </authorizationEntries>
+    <tempDestinationAuthorizationEntry><tempDestinationAuthorizationEntry read="work" write="work" admin="work"/></tempDestinationAuthorizationEntry>
+  </authorizationMap></map></authorizationPlugin>`
+
 // startVariants starts a real ActiveMQ for each, all in one process, and gives
 // their addresses by name.
 func startVariants(t *testing.T, variants map[string]variant) map[string]string {
@@ -115,19 +127,21 @@ func TestFindingsNameWhatTheBrokerLacks(t *testing.T) {
 		"NoLanes":             {`(?s)<destinationInterceptors>.*</destinationInterceptors>`, ``, stomp.FindingLanes, "there are none: all messages stay in work.NoLanes"},
 		"OneLaneMissing":      {`<filteredDestination selector="JMSPriority = 3".*/>`, ``, stomp.FindingLanes, "level 3 has no lane: what is sent stays in work.OneLaneMissing"},
 		"TwoLanesSwapped":     {`p4"/>`, `p5"/>`, stomp.FindingLanes, "level 4 comes out in work.TwoLanesSwapped.p5"},
-		"LaneCoveredTwice":    {`(<filteredDestination selector="JMSPriority = )4(" .*/>)`, `${1}4$2${1}5$2`, stomp.FindingLanes, "a message of level 5 comes out 2 times: work.LaneCoveredTwice.p"},
+		"LaneCoveredTwice":    {`(<filteredDestination selector="JMSPriority = )4(" .*/>)`, `${1}4$2${1}5$2`, stomp.FindingLanes, "level 5 comes out more than once: in work.LaneCoveredTwice.p"},
+		"NotForwardOnly":      {`forwardOnly="true" sendWhenNotMatched="true"`, `forwardOnly="false"`, stomp.FindingLanes, "levels 9, 8, 7, 6, 5, 4, 3, 2, 1 and 0 come out more than once: in work.NotForwardOnly"},
 		"MissingLaneIsAGrave": {`(?s) sendWhenNotMatched="true"(.*)<filteredDestination selector="JMSPriority = 3" [^>]*/>`, `$1`, stomp.FindingLanes, "no message of level 3 came out within 5s"},
 		"NoScheduler":         {` schedulerSupport="true"`, ``, stomp.FindingScheduler, "come back at once"},
 		"NoStatistics":        {`<statisticsBrokerPlugin/>`, ``, stomp.FindingStatistics, "does not tell how much waits"},
 		"NothingForced":       {`<forcePersistencyModeBrokerPlugin .*/>`, ``, stomp.FindingDurability, "lost when the broker restarts"},
 		"NoTimestamps":        {`<timeStampingBrokerPlugin/>`, ``, stomp.FindingTimestamps, "the time that producers say"},
 		"AsWeWriteIt":         {`$`, ``, "", ""},
+		"NoRightToTell":       {`<plugins>`, onlyQueues, "", ""},
 	}
 	addresses := startVariants(t, variants)
 	for name, v := range variants {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := run(t, stomp.Config{URLs: []string{"stomp://" + addresses[name]}, Queue: variantQueue(name), Probe: true, Log: zerolog.Nop()})
+			b := run(t, stomp.Config{URLs: []string{"stomp://" + addresses[name]}, Login: "usher", Passcode: "secret", Queue: variantQueue(name), Probe: true, Log: zerolog.Nop()})
 			until(t, b, 1)
 			eventually(t, b, func(found map[string]stomp.Finding) bool {
 				_, _ = b.Depths(t.Context()) // what it says is a finding; a busy broker is slow at first
@@ -139,6 +153,9 @@ func TestFindingsNameWhatTheBrokerLacks(t *testing.T) {
 				}
 				return len(found) > 0 && b.Probed() == nil
 			})
+			if depths, err := b.LastDepths(); err == nil && depths.Epoch != 1 {
+				t.Errorf("the session was lost: this is number %d", depths.Epoch)
+			}
 		})
 	}
 }

@@ -144,7 +144,7 @@ func (c *consumer) runProbe(log zerolog.Logger) {
 	c.probe.end(err)
 	for _, f := range c.findings() {
 		if f.State != OK && f.Name != FindingStatistics { // which may not have been asked yet
-			log.Warn().Str("finding", f.Name).Str("state", string(f.State)).Str("help", f.Help).Msg(f.Detail)
+			f.log(log)
 		}
 	}
 }
@@ -236,18 +236,23 @@ func (c *consumer) hear(f *frame.Frame) {
 	}
 }
 
-// errProbing says that the session has not found out yet.
-var errProbing = errors.New("stomp: the probe of the broker's lanes is under way")
+var (
+	errProbing   = errors.New("stomp: the probe of the broker's lanes is under way")
+	errNoSession = errors.New("stomp: there is no session with the broker")
+)
 
 // Probed returns nil when the session has found out what the broker does with a
 // message of each level, or has waited 5 s for it, and an error before: then it
-// is too early to say that messages are run in order. Without Config.Probe, and
-// without a session, it is nil. What was found is in Findings.
+// is too early to say that messages are run in order. Without a session it is an error,
+// without Config.Probe it is nil. What was found is in Findings.
 func (b *Broker) Probed() error {
 	b.mu.Lock()
 	c := b.current
 	b.mu.Unlock()
-	if c == nil || c.probe == nil {
+	switch {
+	case c == nil:
+		return errNoSession
+	case c.probe == nil:
 		return nil
 	}
 	select {
