@@ -40,7 +40,7 @@ func TestNobodyThereExitsFive(t *testing.T) {
 	t.Setenv("USHER_URL", "http://127.0.0.1:1")
 	t.Setenv("USHER_BROKER", "stomp://127.0.0.1:1")
 	for _, args := range [][]string{
-		{"send", "a"}, {"watch", "x"}, {"msg", "show", "x"}, {"queues"}, {"delay", "list"}, {"dlq", "list"}, {"plugin", "ls"}, {"doctor", "--ready"},
+		{"send", "a"}, {"watch", "x"}, {"msg", "show", "x"}, {"queues"}, {"delay", "list"}, {"dlq", "list"}, {"plugin", "ls"}, {"doctor", "--ready"}, {"doctor"},
 	} {
 		if code, _, errs := here(t, args...); code != exitUnreachable || !strings.Contains(errs, "USHER_") {
 			t.Errorf("usher %s: exit %d (%s), want 5 and the variable that says where", strings.Join(args, " "), code, errs)

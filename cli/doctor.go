@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,28 +15,22 @@ import (
 	"usher/server"
 )
 
-// finding is one thing that doctor looked at.
-type finding struct {
-	Name   string `json:"name"`
-	OK     bool   `json:"ok"`
-	Detail string `json:"detail"`
-	Help   string `json:"help,omitempty"`
-}
-
 func doctorCommand() *cobra.Command {
 	var ready bool
 	c := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check that everything is as it should be, and say what to do if not",
 		Long: `Check a running usher from outside, one line a finding, and say what to do. Exit 1 if
-something is wrong, 5 if nothing answers. --ready only asks whether it is ready, and is
+something is wrong, 5 if nothing answers; what is marked ? is not known, and no fault.
+What is said of the broker is what the running engine has seen of it: it sends a probe
+of each level when a session begins. --ready only asks whether it is ready, and is
 silent when it is: for health checks of containers.`,
 		Example: "  usher doctor\n  usher doctor --ready",
 		RunE: func(c *cobra.Command, _ []string) error {
 			if ready {
 				return readiness(c.Context(), nil)
 			}
-			findings := examine(c.Context())
+			findings, reached := examine(c.Context())
 			if wantsJSON(c) {
 				if err := printJSON(c, findings); err != nil {
 					return err
@@ -43,29 +38,39 @@ silent when it is: for health checks of containers.`,
 			} else if err := printFindings(c, findings); err != nil {
 				return err
 			}
-			for _, f := range findings {
-				if !f.OK {
-					return &failure{exitFailed, fmt.Errorf("%s is not as it should be", f.Name)}
-				}
-			}
-			return nil
+			return verdict(findings, reached)
 		},
 	}
 	c.Flags().BoolVar(&ready, "ready", false, "only ask /readyz; silent when ready")
 	return c
 }
 
-func printFindings(c *cobra.Command, findings []finding) error {
+// verdict is an error if something is not as it should be, or nothing was
+// reached. What is not known is no fault.
+func verdict(findings []server.Finding, reached bool) error {
+	var failed []string
 	for _, f := range findings {
-		mark := "ok  "
-		if !f.OK {
-			mark = "FAIL"
+		if f.State == server.StateFailed {
+			failed = append(failed, f.Name)
 		}
-		if _, err := fmt.Fprintf(c.OutOrStdout(), "%s  %-9s %s\n", mark, f.Name, f.Detail); err != nil {
+	}
+	switch {
+	case !reached:
+		return fail(exitUnreachable, "no engine answers at %s (USHER_URL)", newAPI().base)
+	case len(failed) > 0:
+		return fail(exitFailed, "not as it should be: %s", strings.Join(failed, ", "))
+	}
+	return nil
+}
+
+func printFindings(c *cobra.Command, findings []server.Finding) error {
+	marks := map[string]string{server.StateOK: "ok", server.StateFailed: "FAIL", server.StateUnknown: "?"}
+	for _, f := range findings {
+		if _, err := fmt.Fprintf(c.OutOrStdout(), "%-4s  %-10s  %s\n", marks[f.State], f.Name, f.Detail); err != nil {
 			return err
 		}
-		if !f.OK && f.Help != "" {
-			if _, err := fmt.Fprintf(c.OutOrStdout(), "      %-9s → %s\n", "", f.Help); err != nil {
+		if f.State != server.StateOK && f.Help != "" {
+			if _, err := fmt.Fprintf(c.OutOrStdout(), "      %-10s  → %s\n", "", f.Help); err != nil {
 				return err
 			}
 		}
@@ -95,13 +100,14 @@ func readiness(ctx context.Context, r *server.Readiness) error {
 	return nil
 }
 
-// examine makes all findings; each is independent of the others.
-func examine(ctx context.Context) []finding {
-	var all []finding
+// examine makes all findings; each is independent of the others. What concerns
+// the broker is told by the engine that runs, of the broker that it uses; reached
+// says whether there is one.
+func examine(ctx context.Context) (all []server.Finding, reached bool) {
 	add := func(name string, err error, detail, help string) {
-		f := finding{Name: name, OK: err == nil, Detail: detail}
+		f := server.Finding{Name: name, State: server.StateOK, Detail: detail}
 		if err != nil {
-			f.Detail, f.Help = strings.ReplaceAll(err.Error(), "\n", " "), help
+			f.State, f.Detail, f.Help = server.StateFailed, strings.ReplaceAll(err.Error(), "\n", " "), help
 		}
 		all = append(all, f)
 	}
@@ -109,45 +115,64 @@ func examine(ctx context.Context) []finding {
 		_, err := config.Load(config.Options{Files: []string{"usher.yaml"}, Environ: os.Environ()})
 		add("config", err, "./usher.yaml is valid", "usher config validate")
 	}
-	client, err := dialBroker(ctx)
-	if err == nil {
-		err = client.Close()
-	}
-	add("stomp", err, strings.Join(brokerConfig().URLs, ", ")+" answers", "start it, or set USHER_BROKER")
 	var r server.Readiness
-	if err := readiness(ctx, &r); err != nil {
-		add("engine", err, "", "start `usher dev` or `usher run`, or set USHER_URL")
-		return all
+	unreachable := readiness(ctx, &r)
+	if unreachable != nil || os.Getenv("USHER_BROKER") != "" {
+		client, err := dialBroker(ctx)
+		if err == nil {
+			err = client.Close()
+		}
+		add("stomp", err, strings.Join(brokerConfig().URLs, ", ")+" answers", "start it, or set USHER_BROKER")
 	}
+	if unreachable != nil {
+		add("engine", unreachable, "", "start `usher dev` or `usher run`, or set USHER_URL")
+		return all, false
+	}
+	var b server.BrokerReport
+	if err := newAPI().call(ctx, http.MethodGet, "/api/v1/broker", nil, &b); err != nil {
+		add("broker", err, "", "")
+	}
+	all = append(all, readyFindings(r, b)...)
+	all = append(all, b.Findings...)
+	return append(all, deadFinding(ctx)), true
+}
+
+// readyFindings are what /readyz checks, but for what the broker's findings say better.
+func readyFindings(r server.Readiness, b server.BrokerReport) []server.Finding {
+	var all []server.Finding
 	for _, check := range r.Checks {
-		f := finding{Name: check.Name, OK: check.OK, Detail: check.Detail}
-		if f.OK && f.Detail == "" {
+		f := server.Finding{Name: check.Name, State: server.StateOK, Detail: check.Detail}
+		switch {
+		case !check.OK:
+			f.State = server.StateFailed
+			if check.Name == "broker" {
+				f.Help = "start the broker, or mend broker.urls: the log of usher run says what each address answered"
+			}
+		case slices.ContainsFunc(b.Findings, func(o server.Finding) bool { return o.Name == check.Name }):
+			continue
+		case check.Name == "broker" && b.Address != "":
+			f.Detail = fmt.Sprintf("session with %s for %v", b.Address, time.Since(b.Since).Round(time.Second))
+		default:
 			f.Detail = "ready"
 		}
 		all = append(all, f)
 	}
-	return append(all, examineQueues(ctx)...)
+	return all
 }
 
-// examineQueues looks for what is wrong although everything is up.
-func examineQueues(ctx context.Context) []finding {
+// deadFinding counts the dead letters, where the broker tells. They are no fault
+// of usher's.
+func deadFinding(ctx context.Context) server.Finding {
+	f := server.Finding{Name: "dead", State: server.StateOK, Detail: "no dead letters"}
 	var q server.QueueReport
-	if err := newAPI().call(ctx, http.MethodGet, "/api/v1/queues", nil, &q); err != nil {
-		return []finding{{Name: "queues", Detail: err.Error()}}
+	err := newAPI().call(ctx, http.MethodGet, "/api/v1/queues", nil, &q)
+	switch n := q.Dead.Waiting; {
+	case err != nil:
+		f.State, f.Detail = server.StateFailed, err.Error()
+	case n == nil:
+		f.State, f.Detail, f.Help = server.StateUnknown, "this broker does not tell how many dead letters wait", "usher dlq list"
+	case *n > 0:
+		f.Detail = fmt.Sprintf("%d dead letters wait for somebody: usher dlq list", *n)
 	}
-	lanes := finding{Name: "lanes", OK: true, Detail: "the broker sorts messages into ten lanes"}
-	if n := q.Unsorted.Waiting; n != nil && *n > 0 {
-		lanes.OK = false
-		lanes.Detail = fmt.Sprintf("%d messages wait in %s itself", *n, q.Unsorted.Queue)
-		lanes.Help = "without lanes the broker keeps three bands of priority, not ten levels: usher deploy broker-xml writes its configuration"
-	}
-	statistics := finding{Name: "depths", OK: true, Detail: "the broker tells how much waits"}
-	if q.Note != "" {
-		statistics.OK, statistics.Detail, statistics.Help = false, q.Note, "order is kept by evidence alone; add <statisticsBrokerPlugin/> to the broker's XML"
-	}
-	dead := finding{Name: "dead", OK: true, Detail: "no dead letters"}
-	if n := q.Dead.Waiting; n != nil && *n > 0 {
-		dead.Detail = fmt.Sprintf("%d dead letters wait for somebody: usher dlq list", *n)
-	}
-	return []finding{lanes, statistics, dead}
+	return f
 }

@@ -15,8 +15,11 @@ import (
 
 func queuesCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:     "queues",
-		Short:   "Show what waits, level by level",
+		Use:   "queues",
+		Short: "Show what waits, level by level",
+		Long: `Show what waits, level by level: WAITING at the broker, IN FLIGHT to some engine and
+not acked. Of these the engine that answers has IN HAND, READY without a slot, and
+RUNNING in handlers. A ? is what the broker does not tell.`,
 		Example: "  usher queues\n  watch -n1 usher queues",
 		RunE: func(c *cobra.Command, _ []string) error {
 			var q server.QueueReport
@@ -33,12 +36,19 @@ func queuesCommand() *cobra.Command {
 
 func printQueues(c *cobra.Command, q server.QueueReport) error {
 	w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "LEVEL\tAT BROKER\tIN HAND\tREADY\tOLDEST\t")
-	for _, l := range q.Levels {
-		fmt.Fprintf(w, "%d\t%s\t%s\t%d\t%s\t\n", l.Level, number(l.Waiting), number(l.InFlight), l.Ready, seconds(l.OldestSeconds))
+	fmt.Fprintln(w, "LEVEL\tWAITING\tIN FLIGHT\tIN HAND\tREADY\tRUNNING\tOLDEST\t")
+	row := func(name string, b server.Backlog, hand, here string) {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t\n", name, number(b.Waiting), number(b.InFlight), hand, here, seconds(b.OldestSeconds))
 	}
-	fmt.Fprintf(w, "no lane\t%s\t%s\t\t%s\t\n", number(q.Unsorted.Waiting), number(q.Unsorted.InFlight), seconds(q.Unsorted.OldestSeconds))
-	fmt.Fprintf(w, "dead\t%s\t%s\t\t%s\t\n", number(q.Dead.Waiting), number(q.Dead.InFlight), seconds(q.Dead.OldestSeconds))
+	var ready, busy int
+	for _, l := range q.Levels {
+		row(strconv.Itoa(l.Level), l.Backlog, number(l.InHand), fmt.Sprintf("%d\t%d", l.Ready, l.Running))
+		ready += l.Ready
+		busy += l.Running
+	}
+	row("no lane", q.Unsorted, number(q.Unsorted.InHand), "\t")
+	row("total", q.Total, number(q.Total.InHand), fmt.Sprintf("%d\t%d", ready, busy))
+	row("dead", q.Dead, "", "\t")
 	if err := w.Flush(); err != nil {
 		return err
 	}

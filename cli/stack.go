@@ -130,7 +130,7 @@ func brokerBody(cfg *config.Config) int { return 4 * int(cfg.Engine.MaxBody) }
 func (s *stack) openBroker() (err error) {
 	cfg := stomp.Config{
 		URLs: []string{s.stompURL()}, Login: s.cfg.Secrets.BrokerLogin, Passcode: s.cfg.Secrets.BrokerPasscode,
-		Queue: s.queue(), Window: s.cfg.Engine.Window, MaxBodyBytes: brokerBody(s.cfg), Log: s.part("stomp"),
+		Queue: s.queue(), Window: s.cfg.Engine.Window, MaxBodyBytes: brokerBody(s.cfg), Probe: true, Log: s.part("stomp"),
 	}
 	if b := s.cfg.Broker; !s.embedded() {
 		cfg.URLs, cfg.HeartBeat = b.URLs, b.Heartbeat
@@ -213,9 +213,13 @@ func (e everybody) Observe(ev engine.Event) {
 
 func (s *stack) openServer() (err error) {
 	cfg := server.Config{
-		Addr: s.httpLn.Addr().String(), Token: s.cfg.Secrets.Token, Table: s.records, Broker: s.stomp, Engine: s.engine,
+		Addr: s.httpLn.Addr().String(), Token: s.cfg.Secrets.Token, Table: s.records, Broker: polled{s.stomp}, Engine: s.engine,
 		Metrics: s.metrics, PluginsFunc: s.plugins, Live: s.hub, Queue: s.queue(), Log: s.part("http"),
-		Checks: []server.Check{{Name: "broker", Func: s.brokerAlive}},
+		InHandFunc: s.stomp.InHand, BrokerFunc: s.brokerReport,
+		Checks: []server.Check{
+			{Name: "broker", Func: s.brokerAlive},
+			{Name: "lanes", Func: func(context.Context) error { return s.stomp.Probed() }},
+		},
 	}
 	if s.embedded() {
 		cfg.QueuesFunc = s.queues
@@ -236,6 +240,21 @@ func (s *stack) brokerAlive(context.Context) error {
 		return fmt.Errorf("nothing came from the broker for %v", silent.Round(time.Second))
 	}
 	return nil
+}
+
+// polled tells what the engine, which asks each second, was told last: however
+// many look, the broker is asked by one.
+type polled struct{ broker *stomp.Broker }
+
+func (p polled) Depths(context.Context) (engine.Depths, error) { return p.broker.LastDepths() }
+
+func (s *stack) brokerReport() server.BrokerReport {
+	h := s.stomp.Health()
+	report := server.BrokerReport{Address: h.Address, Since: h.Since}
+	for _, f := range s.stomp.Findings() {
+		report.Findings = append(report.Findings, server.Finding{Name: f.Name, State: string(f.State), Detail: f.Detail, Help: f.Help})
+	}
+	return report
 }
 
 func (s *stack) plugins() []server.Plugin {

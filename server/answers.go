@@ -53,6 +53,8 @@ type QueueReport struct {
 	Levels []LevelReport `json:"levels"`
 	// Unsorted is the work queue itself, where messages are that no lane took.
 	Unsorted Backlog `json:"unsorted"`
+	// Total is all lanes and the work queue together.
+	Total Backlog `json:"total"`
 	// Dead is the queue of dead letters.
 	Dead Backlog `json:"dead"`
 	// Running counts the messages in handlers, by plugin.
@@ -84,8 +86,39 @@ type Backlog struct {
 	Size          *int     `json:"size"`
 	InFlight      *int     `json:"inFlight"`
 	Waiting       *int     `json:"waiting"` // Size less InFlight
+	InHand        *int     `json:"inHand"`  // of InFlight, those that this engine has not acked
 	OldestSeconds *float64 `json:"oldestSeconds"`
 }
+
+// BrokerReport is the answer of /api/v1/broker: what usher relies on at its
+// broker, and whether it is so.
+type BrokerReport struct {
+	// Connected says whether there is a session, Address with which endpoint, and
+	// Since when.
+	Connected bool      `json:"connected"`
+	Address   string    `json:"address,omitempty"`
+	Since     time.Time `json:"since,omitzero"`
+	// Findings are empty without a session.
+	Findings []Finding `json:"findings"`
+}
+
+// Finding is one thing that was looked at.
+type Finding struct {
+	// Name is one word.
+	Name string `json:"name"`
+	// State is "ok", "failed" or "unknown": not found out, at least not yet.
+	State string `json:"state"`
+	// Detail is one line on what was found, Help on what to do about it.
+	Detail string `json:"detail"`
+	Help   string `json:"help,omitempty"`
+}
+
+// The states of a Finding.
+const (
+	StateOK      = "ok"
+	StateFailed  = "failed"
+	StateUnknown = "unknown"
+)
 
 // PluginList is the answer of /api/v1/plugins.
 type PluginList struct {

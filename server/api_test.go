@@ -264,6 +264,55 @@ func TestQueuesTellWhatTheBrokerTells(t *testing.T) {
 	}
 }
 
+func TestQueuesTellWhatIsInHandAndTheTotal(t *testing.T) {
+	r := setup(t, func(c *server.Config) {
+		c.InHandFunc = func() map[int]int { return map[int]int{engine.Unsorted: 1, 9: 2, 3: 0} }
+	})
+	r.broker.depths.Lanes[3] = engine.Depth{Size: 40, InFlight: 10}
+	r.broker.depths.Dead = &engine.Depth{Size: 5, InFlight: 1}
+	var q server.QueueReport
+	w := r.want(http.StatusOK, &q, http.MethodGet, "/api/v1/queues", "")
+	if l := q.Levels[0]; l.InHand == nil || *l.InHand != 2 || q.Levels[1].InHand != nil || *q.Unsorted.InHand != 1 || q.Dead.InHand != nil {
+		t.Errorf("what is in hand: %s", w.Body)
+	}
+	if total := q.Total; total.Queue != "usher.work.>" || *total.Size != 43 || *total.InFlight != 12 || *total.Waiting != 31 || *total.InHand != 3 {
+		t.Errorf("the total: %s", w.Body)
+	}
+	if *q.Dead.Size != 5 || *q.Dead.Waiting != 4 {
+		t.Errorf("the dead letters: %s", w.Body)
+	}
+	r.wantSamples(map[string]float64{
+		"usher_backlog": 43, "usher_dead_queue_depth": 5, `usher_queue_in_hand{lane="p9"}`: 2, `usher_queue_in_hand{lane="unsorted"}`: 1,
+	})
+}
+
+func TestTheBrokersFindingsAreToldAndMeasured(t *testing.T) {
+	report := server.BrokerReport{Address: "10.0.0.7:61614", Since: nowPlus(0), Findings: []server.Finding{
+		{Name: "lanes", State: server.StateFailed, Detail: "level 3 has no lane", Help: "write it"},
+		{Name: "clock", State: server.StateOK, Detail: "within 1s"},
+		{Name: "scheduler", State: server.StateUnknown, Detail: "not known yet"},
+	}}
+	r := setup(t, func(c *server.Config) { c.BrokerFunc = func() server.BrokerReport { return report } })
+	var got server.BrokerReport
+	w := r.want(http.StatusOK, &got, http.MethodGet, "/api/v1/broker", "")
+	if !got.Connected || got.Address != report.Address || !got.Since.Equal(report.Since) || !slices.Equal(got.Findings, report.Findings) {
+		t.Errorf("the report is %s", w.Body)
+	}
+	samples := r.wantSamples(map[string]float64{`usher_broker_finding{finding="lanes"}`: 0, `usher_broker_finding{finding="clock"}`: 1})
+	if v, ok := samples[`usher_broker_finding{finding="scheduler"}`]; ok {
+		t.Errorf("what is not known is measured as %v", v)
+	}
+}
+
+func TestWithoutASessionNothingIsFound(t *testing.T) {
+	r := setup(t)
+	r.engine.view.Epoch = 0
+	var got server.BrokerReport
+	if w := r.want(http.StatusOK, &got, http.MethodGet, "/api/v1/broker", ""); got.Connected || !strings.Contains(w.Body.String(), `"findings":[]`) {
+		t.Errorf("the report is %s", w.Body)
+	}
+}
+
 func TestABrokerInTheSameProcessTellsMore(t *testing.T) {
 	r := setup(t, func(c *server.Config) {
 		c.Queue = "shop.work"

@@ -17,11 +17,13 @@ import (
 type collector struct {
 	server *Server
 
-	depth, inFlight, oldest *prometheus.Desc // by lane
-	dead, inHand            *prometheus.Desc
-	ready                   *prometheus.Desc // by level
-	running                 *prometheus.Desc // by plugin, like those after it
-	up, credit, restarts    *prometheus.Desc
+	depth, inFlight       *prometheus.Desc // by lane, like the next
+	laneInHand, oldest    *prometheus.Desc
+	backlog, dead, inHand *prometheus.Desc
+	finding               *prometheus.Desc // by finding
+	ready                 *prometheus.Desc // by level
+	running               *prometheus.Desc // by plugin, like those after it
+	up, credit, restarts  *prometheus.Desc
 }
 
 func newCollector(s *Server) *collector {
@@ -29,17 +31,20 @@ func newCollector(s *Server) *collector {
 		return prometheus.NewDesc(name, help, labels, nil)
 	}
 	return &collector{
-		server:   s,
-		depth:    desc("usher_queue_depth", "Messages in the lane at the broker, those in flight included.", "lane"),
-		inFlight: desc("usher_queue_in_flight", "Messages of the lane that are delivered and not acked.", "lane"),
-		oldest:   desc("usher_queue_oldest_seconds", "Age of the oldest message that waits in the lane, where the broker tells.", "lane"),
-		dead:     desc("usher_dead_queue_depth", "Messages in the queue of dead letters, where the broker tells."),
-		inHand:   desc("usher_in_hand", "Messages that the engine was given and has not settled."),
-		ready:    desc("usher_ready", "Messages in the engine that may run and have no slot yet.", "level"),
-		running:  desc("usher_running", "Messages in handlers.", "plugin"),
-		up:       desc("usher_plugin_up", "1 while the plugin takes messages.", "plugin"),
-		credit:   desc("usher_plugin_credit", "Messages that the plugin takes at once, those that it has included.", "plugin"),
-		restarts: desc("usher_plugin_restarts_total", "Processes of the plugin started after the first.", "plugin"),
+		server:     s,
+		depth:      desc("usher_queue_depth", "Messages in the lane at the broker, those in flight included.", "lane"),
+		inFlight:   desc("usher_queue_in_flight", "Messages of the lane that are delivered and not acked.", "lane"),
+		laneInHand: desc("usher_queue_in_hand", "Messages of the lane that were delivered to this engine and are not acked.", "lane"),
+		backlog:    desc("usher_backlog", "Messages in all lanes at the broker, those in flight included: the same from each engine."),
+		finding:    desc("usher_broker_finding", "1 if what usher relies on at its broker is so, 0 if not.", "finding"),
+		oldest:     desc("usher_queue_oldest_seconds", "Age of the oldest message that waits in the lane, where the broker tells.", "lane"),
+		dead:       desc("usher_dead_queue_depth", "Messages in the queue of dead letters, where the broker tells."),
+		inHand:     desc("usher_in_hand", "Messages that the engine was given and has not settled."),
+		ready:      desc("usher_ready", "Messages in the engine that may run and have no slot yet.", "level"),
+		running:    desc("usher_running", "Messages in handlers.", "plugin"),
+		up:         desc("usher_plugin_up", "1 while the plugin takes messages.", "plugin"),
+		credit:     desc("usher_plugin_credit", "Messages that the plugin takes at once, those that it has included.", "plugin"),
+		restarts:   desc("usher_plugin_restarts_total", "Processes of the plugin started after the first.", "plugin"),
 	}
 }
 
@@ -48,7 +53,7 @@ var _ prometheus.Collector = (*collector)(nil)
 // Describe lists what Collect may tell.
 func (c *collector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		c.depth, c.inFlight, c.oldest, c.dead, c.inHand, c.ready, c.running, c.up, c.credit, c.restarts,
+		c.depth, c.inFlight, c.laneInHand, c.oldest, c.backlog, c.dead, c.inHand, c.finding, c.ready, c.running, c.up, c.credit, c.restarts,
 	} {
 		out <- d
 	}
@@ -60,6 +65,11 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	c.collectBacklogs(gauge)
+	for _, f := range c.server.cfg.BrokerFunc().Findings {
+		if f.State != StateUnknown {
+			gauge(c.finding, boolean(f.State == StateOK), f.Name)
+		}
+	}
 	plugins := c.server.cfg.PluginsFunc()
 	if view, ok := c.server.cfg.Engine.View(); ok {
 		gauge(c.inHand, float64(view.InHand))
@@ -71,18 +81,25 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		}
 	}
 	for _, p := range plugins {
-		up := 0.0
-		if p.Ready {
-			up = 1
-		}
-		gauge(c.up, up, p.Name)
+		gauge(c.up, boolean(p.Ready), p.Name)
 		gauge(c.credit, float64(p.Credit), p.Name)
 		out <- prometheus.MustNewConstMetric(c.restarts, prometheus.CounterValue, float64(p.Restarts), p.Name)
 	}
 }
 
+func boolean(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
 func (c *collector) collectBacklogs(gauge func(*prometheus.Desc, float64, ...string)) {
 	s := c.server
+	hand := s.cfg.InHandFunc()
+	for lane, n := range hand {
+		gauge(c.laneInHand, float64(n), laneLabel(lane))
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), backlogTimeout)
 	defer cancel()
 	known, err := s.backlogs.get(ctx)
@@ -90,7 +107,7 @@ func (c *collector) collectBacklogs(gauge func(*prometheus.Desc, float64, ...str
 		return // the lanes are absent from this scrape; /api/v1/queues says why
 	}
 	for lane := engine.Unsorted; lane < engine.Levels; lane++ {
-		b := backlog(s.laneQueue(lane), known)
+		b := s.lane(lane, known, hand)
 		if b.Size == nil {
 			continue
 		}
@@ -99,6 +116,9 @@ func (c *collector) collectBacklogs(gauge func(*prometheus.Desc, float64, ...str
 		if b.OldestSeconds != nil {
 			gauge(c.oldest, *b.OldestSeconds, laneLabel(lane))
 		}
+	}
+	if b := s.total(known, hand); b.Size != nil {
+		gauge(c.backlog, float64(*b.Size))
 	}
 	if b := backlog(engine.DeadQueue, known); b.Size != nil {
 		gauge(c.dead, float64(*b.Size))

@@ -69,7 +69,7 @@ type Config struct {
 	Token string
 	// Table is the record table.
 	Table Table
-	// Broker tells how much waits.
+	// Broker tells how much waits. It is asked at most once a second.
 	Broker Broker
 	// Engine is the engine of this process.
 	Engine Engine
@@ -80,6 +80,12 @@ type Config struct {
 	// QueuesFunc lists the queues of a broker in the same process, which knows
 	// more than Depths says. Nil: Depths is asked. It must not block.
 	QueuesFunc func() []Queue
+	// InHandFunc counts what this process has of each lane, delivered and not
+	// acked. Nil, and a nil map: it is not known. It must not block.
+	InHandFunc func() map[int]int
+	// BrokerFunc tells of the broker session and what was found of the broker;
+	// Connected is the engine's to say. Nil: nothing is known. It must not block.
+	BrokerFunc func() BrokerReport
 	// Checks are asked for /readyz besides the engine, its broker session, the
 	// records and the plugins; for example how old the broker's last frame is,
 	// and whether a message of each level comes through its lane.
@@ -101,6 +107,12 @@ func (c Config) withDefaults() Config {
 	}
 	if c.PluginsFunc == nil {
 		c.PluginsFunc = func() []Plugin { return nil }
+	}
+	if c.InHandFunc == nil {
+		c.InHandFunc = func() map[int]int { return nil }
+	}
+	if c.BrokerFunc == nil {
+		c.BrokerFunc = func() BrokerReport { return BrokerReport{} }
 	}
 	return c
 }

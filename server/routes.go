@@ -40,6 +40,7 @@ func (s *Server) routes() []route {
 			http.MethodPut: s.setDelay, http.MethodDelete: s.release,
 		}},
 		{path: "/api/v1/queues", about: "how much waits, level by level", methods: get(s.queues)},
+		{path: "/api/v1/broker", about: "what usher relies on at its broker, and whether it is so", methods: get(s.broker)},
 		{path: "/api/v1/plugins", about: "the plugins and how they are", methods: get(s.plugins)},
 	}
 	if s.cfg.Live != nil {
