@@ -47,13 +47,17 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// usher is one running `usher dev`, on ports and in a folder that stay the same
+// patience is how long a test waits for what takes a broker of its own some time.
+const patience = 30 * time.Second
+
+// usher is one running `usher dev`, or what args say, on ports and in a folder that stay the same
 // over restarts.
 type usher struct {
 	t           *testing.T
 	dir         string
 	http, stomp string
 	effects     string
+	args        []string // of start; none: usher dev
 	cmd         *exec.Cmd
 	exited      chan error
 	stderr      *bytes.Buffer
@@ -104,7 +108,11 @@ func freePort(t *testing.T) string {
 func (u *usher) start() {
 	u.t.Helper()
 	u.stderr = &bytes.Buffer{}
-	u.cmd = exec.Command(binary(u.t), "dev", "--listen", u.http, "--stomp", u.stomp)
+	args := u.args
+	if args == nil {
+		args = []string{"dev", "--listen", u.http, "--stomp", u.stomp}
+	}
+	u.cmd = exec.Command(binary(u.t), args...)
 	u.cmd.Dir, u.cmd.Stderr = u.dir, u.stderr
 	if err := u.cmd.Start(); err != nil {
 		u.t.Fatal(err)
