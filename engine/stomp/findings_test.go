@@ -232,14 +232,17 @@ func TestProbeOfAnotherEngineIsToldOfAndAcked(t *testing.T) {
 // taken for it, whatever headers it has.
 func TestWorkIsNotTakenForAProbe(t *testing.T) {
 	s := serve(t, nil)
-	b := run(t, s.config())
+	config := s.config()
+	config.MaxBodyBytes = 50
+	b := run(t, config)
 	until(t, b, 1)
 	c := s.subscribed()
 	c.message("lane-7", "has a body", "type", engine.TypeProbe, engine.HeaderProbe, "X/7")
 	c.send(frame.MESSAGE, "", "subscription", "lane-7", "message-id", "has a type", "ack", "2", "type", "order.rush", engine.HeaderProbe, "X/7")
 	c.send(frame.MESSAGE, "", "subscription", "lane-7", "message-id", "has no mark", "ack", "3", "type", engine.TypeProbe)
-	for i, d := range deliveries(t, b, 3) {
-		if want := []string{"has a body", "has a type", "has no mark"}[i]; d.BrokerID != want {
+	c.message("lane-7", "has too large a body"+strings.Repeat("!", 100), "type", engine.TypeProbe, engine.HeaderProbe, "X/7")
+	for i, d := range deliveries(t, b, 4) {
+		if want := []string{"has a body", "has a type", "has no mark", "has too large a body" + strings.Repeat("!", 100)}[i]; d.BrokerID != want {
 			t.Errorf("delivery %d is %q, want %q", i, d.BrokerID, want)
 		}
 	}

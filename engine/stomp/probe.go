@@ -7,6 +7,7 @@ import (
 	"errors"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -77,7 +78,8 @@ func probeNames() []string {
 // that has a body or another type is taken for one: it may be work.
 func sightingOf(d engine.Delivery) (sighting, bool) {
 	h := d.Headers
-	if h[engine.HeaderProbe] == "" || h[engine.HeaderType] != engine.TypeProbe || len(d.Body) > 0 {
+	_, over := h[engine.HeaderTooLarge] // it has a body, which was not kept
+	if h[engine.HeaderProbe] == "" || h[engine.HeaderType] != engine.TypeProbe || len(d.Body) > 0 || over {
 		return sighting{}, false
 	}
 	stamp, err := strconv.ParseInt(h[engine.HeaderTimestamp], 10, 64)
@@ -92,11 +94,11 @@ func sightingOf(d engine.Delivery) (sighting, bool) {
 
 // sees takes a sighting; false if it is of another session's probe.
 func (p *probe) sees(s sighting) bool {
-	if p == nil || len(s.Probe) <= len(p.session) || s.Probe[:len(p.session)] != p.session {
+	if p == nil {
 		return false
 	}
-	name := s.Probe[len(p.session)+1:]
-	if !slices.Contains(probeNames(), name) {
+	name, ours := strings.CutPrefix(s.Probe, p.session+"/")
+	if !ours || !slices.Contains(probeNames(), name) {
 		return false
 	}
 	p.mu.Lock()
