@@ -102,7 +102,7 @@ func Start(t testing.TB, broker string, observe func(Direction, *frame.Frame)) *
 func (p *Proxy) Address() string { return p.ln.Addr().String() }
 
 // Arm makes the fault wait for its frame. Of several that name the same frame the
-// one that was armed first strikes.
+// one that was armed first strikes, and the next at the next frame of that name.
 func (p *Proxy) Arm(f Fault) *Armed {
 	a := &Armed{fault: f, left: max(f.Nth, 1), struck: make(chan struct{})}
 	p.mu.Lock()
@@ -223,10 +223,10 @@ func (p *Proxy) strikes(command string) *Armed {
 	for _, a := range p.armed {
 		if a.fault.Command == command {
 			a.left--
-		}
-		if a.left <= 0 && hit == nil {
-			hit = a
-			continue
+			if a.left <= 0 && hit == nil {
+				hit = a
+				continue
+			}
 		}
 		rest = append(rest, a)
 	}

@@ -222,6 +222,17 @@ func TestAFaultStrikesOnce(t *testing.T) {
 	}
 }
 
+func TestFaultsThatNameTheSameFrameStrikeOneAfterTheOther(t *testing.T) {
+	p := newPair(t, nil)
+	held := p.proxy.Arm(faultproxy.Fault{Command: frame.RECEIPT, Action: faultproxy.HoldBack})
+	cut := p.proxy.Arm(faultproxy.Fault{Command: frame.RECEIPT, Action: faultproxy.CutAfter})
+	p.write(p.broker, receipt, message, receipt)
+	wantStruck(t, held)
+	p.proxy.Release()
+	p.wantsEnd(p.client, receipt+message+receipt) //nolint:errcheck // either end will do
+	wantStruck(t, cut)
+}
+
 func TestHoldsAFrameBackAndAllThatFollowsUntilItIsReleased(t *testing.T) {
 	p := newPair(t, nil)
 	a := p.proxy.Arm(faultproxy.Fault{Command: frame.RECEIPT, Action: faultproxy.HoldBack})
