@@ -75,7 +75,7 @@ const (
 	// lookUpAge is how old a look-up may be when its message is picked.
 	lookUpAge = 5 * time.Second
 	// claimLease is how long a claim holds unless it is renewed, which is done
-	// while its message runs: what a dead engine had claimed waits no longer.
+	// until its message is settled: what a dead engine had claimed waits no longer.
 	claimLease = 10 * time.Second
 	// finalTTL is how long the store remembers a finished message.
 	finalTTL = 7 * 24 * time.Hour

@@ -167,6 +167,52 @@ func TestAClaimIsRenewedWhileItsMessageRuns(t *testing.T) {
 	}, func(c *engine.Config) { c.Types["a"] = engine.Type{Timeout: time.Hour} })
 }
 
+// While the follow-on of a finished message could not be published, its claim ran
+// out after 10 s, and another engine was free to run it again.
+func TestAClaimIsKeptUntilItsMessageIsSettled(t *testing.T) {
+	h := func(_ context.Context, m *handlers.Message) error {
+		if m.Type == "b" {
+			return nil
+		}
+		return m.Emit("b", nil)
+	}
+	run(t, h, func(r *rig) {
+		r.broker.FailAll(enginetest.CallPublish, enginetest.Before)
+		r.send("1", "a")
+		for range 50 {
+			r.after(time.Second)
+			if rec := r.record("1"); !rec.Claim.Live(time.Now()) || rec.Claims != 1 {
+				t.Fatalf("while it is settled the claim is %+v, made %d times", rec.Claim, rec.Claims)
+			}
+		}
+		r.broker.Heal(enginetest.CallPublish)
+		r.after(time.Minute)
+		if rec := r.wantState("1", engine.Done); rec.Claim.Token != "" {
+			t.Errorf("when it is settled the claim is %+v", rec.Claim)
+		}
+		r.wantEmpty()
+	})
+}
+
+// A copy with a later hop than the claim, as an engine leaves it that dies after
+// it has published, was tried again and again until the claim had run out.
+func TestACopyOfWhatADeadEngineHadClaimedWaitsForItsLease(t *testing.T) {
+	x := newEffects(time.Millisecond)
+	run(t, x.handle, func(r *rig) {
+		r.claimFor("1", "another delivery", time.Now().Add(8*time.Second))
+		r.send("1", "a", engine.HeaderHop, "1")
+		r.after(7 * time.Second)
+		x.want(t, "1", 0)
+		if n := r.faulty.Made(enginetest.CallClaim); n > 10 {
+			t.Errorf("it was claimed %d times in 7 s", n)
+		}
+		r.after(5 * time.Second)
+		x.want(t, "1", 1)
+		r.wantState("1", engine.Done)
+		r.wantEmpty()
+	})
+}
+
 // After kill -9 what had been claimed waited until its attempt could have
 // ended, a minute by default.
 func TestWhatADeadEngineHadClaimedRunsWithinTheLease(t *testing.T) {
@@ -211,6 +257,27 @@ func TestALiveClaimOfAnotherDeliveryMakesThisOneATwin(t *testing.T) {
 		r.after(5 * time.Second)
 		x.want(t, "1", 0)
 		r.wantEmpty()
+	})
+}
+
+// What a lost session had taken out of our hands, with its claim, was tried again
+// and again when another delivery of the same message came first.
+func TestAnotherDeliveryOfWhatWasClaimedBeforeTheSessionWasLostIsATwin(t *testing.T) {
+	h := func(context.Context, *handlers.Message) error {
+		return handlers.RetryAfter(2*time.Second, errors.New("boom"))
+	}
+	run(t, h, func(r *rig) {
+		r.send("1", "a")
+		r.after(time.Second) // it waits for its second attempt, claimed
+		r.broker.Disconnect()
+		r.send("1", "a", engine.HeaderPriority, "9")
+		r.broker.Connect()
+		r.after(time.Minute)
+		if n := r.faulty.Made(enginetest.CallClaim); n > 10 {
+			t.Errorf("it was claimed %d times", n)
+		}
+		r.wantState("1", engine.Dead)
+		r.wantEmptyHand()
 	})
 }
 

@@ -37,6 +37,7 @@ type item struct {
 	// of its attempts
 	mustClaim   bool
 	token       string // of our claim; "": not claimed
+	held        *lease // renews it; nil: nothing does
 	attempts    int    // that ended, over all copies
 	crashes     int
 	firstFailed time.Time

@@ -158,7 +158,7 @@ func (e *Engine) decided(it *item, rec Record, now time.Time) bool {
 	if rec.State != Dead { // else it was redriven: attempts begin anew
 		it.attempts = max(it.attempts, rec.Attempts)
 	}
-	claimed := rec.Claim.Live(now) && rec.Hop == it.msg.hop && !strings.HasPrefix(rec.Claim.Token, e.instance+"-")
+	same := rec.Claim.BrokerID == it.brokerID
 	switch {
 	case rec.Digest != "" && (rec.Digest != it.msg.digest || rec.Type != it.msg.typ):
 		e.forget(it)
@@ -169,14 +169,14 @@ func (e *Engine) decided(it *item, rec Record, now time.Time) bool {
 		e.ackOnly(it, OutcomeStale)
 	case rec.State.Final() && !guard(rec, it.msg.hop):
 		e.ackOnly(it, OutcomeDuplicate)
-	case claimed && rec.Claim.BrokerID == it.brokerID:
-		// Another process had this delivery and may still be at it: look again,
-		// at the latest when its claim ends.
-		e.startWaiting(it, time.Now().Add(min(rec.Claim.Until.Sub(now), MaxShortWait)))
-	case claimed:
-		e.ackOnly(it, OutcomeDuplicate) // a twin: the other delivery sees to it
-	default:
+	case !rec.Claim.Live(now), same && strings.HasPrefix(rec.Claim.Token, e.instance+"-"):
 		return false
+	case same, rec.Hop < it.msg.hop:
+		// Another process had this delivery, or the one that this is a copy of, and
+		// may still be at it: look again, at the latest when its claim ends.
+		e.startWaiting(it, time.Now().Add(min(rec.Claim.Until.Sub(now), MaxShortWait)))
+	default:
+		e.ackOnly(it, OutcomeDuplicate) // a twin: the other delivery sees to it
 	}
 	return true
 }
@@ -304,7 +304,8 @@ func (e *Engine) start(it *item, now time.Time) {
 
 // run takes a message through its handler, beside the loop.
 func (e *Engine) run(it *item, stale bool) {
-	ctx, release := e.handling, func() error { return nil }
+	ctx := e.handling
+	var held *lease
 	if it.mustClaim || stale {
 		claim := it.claimFor(it.token)
 		rec, err := e.mayRun(it, &claim)
@@ -319,7 +320,8 @@ func (e *Engine) run(it *item, stale bool) {
 			e.tell(it, Processing, time.Time{})
 		})
 		if it.mustClaim {
-			ctx, release = e.keep(claim)
+			held = e.keep(claim)
+			ctx = held.attempt
 		}
 	}
 	began := time.Now()
@@ -327,7 +329,7 @@ func (e *Engine) run(it *item, stale bool) {
 	followOns, err := handlers.Run(ctx, timed, it.attempt(), func(p handlers.Progress) {
 		e.do(func() { e.progressed(it, p) })
 	})
-	if lost := release(); lost != nil && err != nil {
+	if lost := context.Cause(ctx); err != nil && errors.Is(lost, errClaimLost) {
 		e.do(func() { e.lostClaim(it, lost) })
 		return
 	}
@@ -336,10 +338,14 @@ func (e *Engine) run(it *item, stale bool) {
 		err: err, ended: it.attempts, crashes: it.crashes, age: began.Sub(it.seenAt),
 		stopping: e.handling.Err() != nil, jitter: rand.Float64(),
 	}, it.typ)
-	e.do(func() { e.ran(it, d, followOns, took) })
+	e.do(func() {
+		it.held = held
+		e.ran(it, d, followOns, took)
+	})
 }
 
-// ran frees the slot and settles what the attempt came to.
+// ran frees the slot and settles what the attempt came to. Its claim is kept until
+// that is done; what waits here for the next attempt renews it then.
 func (e *Engine) ran(it *item, d decision, emitted []handlers.FollowOn, took time.Duration) {
 	e.freeSlot(it)
 	now := time.Now()
@@ -354,6 +360,7 @@ func (e *Engine) ran(it *item, d decision, emitted []handlers.FollowOn, took tim
 		it.firstFailed = now
 	}
 	if d.action == actAgain && it.delivery.Epoch != e.epoch {
+		it.held.drop()
 		e.remember(it) // its session is gone: the broker delivers it again
 		e.forget(it)
 		return
@@ -362,6 +369,7 @@ func (e *Engine) ran(it *item, d decision, emitted []handlers.FollowOn, took tim
 		d.action, d.outcome = actHandBack, OutcomeHandedBack
 	}
 	if d.action == actAgain && (d.wait == 0 || e.mayWait(it)) {
+		it.held.drop()
 		e.startWaiting(it, now.Add(d.wait))
 		e.tell(it, Retrying, now.Add(d.wait))
 		return
@@ -417,18 +425,43 @@ func (e *Engine) claim(c *Claim) (rec Record, err error) {
 	}
 }
 
-// keep renews a claim until release is called. The context it gives ends with
-// e.handling, or when the claim is lost, or can no longer be renewed: then
-// somebody else may run the message, and release tells the reason.
-func (e *Engine) keep(c Claim) (ctx context.Context, release func() error) {
-	ctx, cancel := context.WithCancelCause(e.handling)
-	kept := make(chan error, 1)
+// errClaimLost is the cause with which an attempt is stopped that somebody else
+// may make as well.
+var errClaimLost = errors.New("the claim is lost")
+
+// lease is a claim that is being renewed. A nil one is none, and ends at once.
+type lease struct {
+	attempt context.Context    // ends with e.handling, or with errClaimLost
+	stop    context.CancelFunc // of the renewal
+	stopped chan struct{}      // closed when nothing more is written
+}
+
+// keep renews a claim until the lease is ended. When it is lost, or can no longer
+// be renewed, the attempt is stopped: then somebody else may run the message.
+func (e *Engine) keep(c Claim) *lease {
+	attempt, lose := context.WithCancelCause(e.handling)
+	renewing, stop := context.WithCancel(e.storing)
+	l := &lease{attempt, stop, make(chan struct{})}
 	e.spawn(func() {
-		err := e.renew(ctx, c)
-		cancel(err)
-		kept <- err
+		defer close(l.stopped)
+		lose(e.renew(renewing, c))
 	})
-	return ctx, func() error { cancel(nil); return <-kept }
+	return l
+}
+
+// drop stops the renewal and does not wait.
+func (l *lease) drop() {
+	if l != nil {
+		l.stop()
+	}
+}
+
+// end stops the renewal, and returns when nothing of it is under way any more.
+func (l *lease) end() {
+	if l != nil {
+		l.stop()
+		<-l.stopped
+	}
 }
 
 // renew returns nil when ctx ends, and otherwise why the claim is lost. It gives
@@ -455,7 +488,7 @@ func (e *Engine) renew(ctx context.Context, c Claim) error {
 		case ctx.Err() != nil:
 			return nil
 		case over || errors.Is(err, ErrGuarded):
-			return fmt.Errorf("the claim of %s is lost: %w", c.ID, err)
+			return fmt.Errorf("%w (%s): %w", errClaimLost, c.ID, err)
 		}
 	}
 }
@@ -495,9 +528,9 @@ func (e *Engine) settle(it *item, d decision, copies ...Outgoing) {
 	it.stage = settling
 	e.settling++
 	e.leaves(it, +1)
-	p := e.plan(it, d, copies, time.Now())
+	p, held := e.plan(it, d, copies, time.Now()), it.held
 	e.spawn(func() {
-		rec, err := e.carryOut(p)
+		rec, err := e.carryOut(p, held)
 		e.do(func() { e.settled(it, p, rec, err) })
 	})
 }

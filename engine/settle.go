@@ -61,9 +61,15 @@ func (e *Engine) plan(it *item, d decision, copies []Outgoing, now time.Time) pl
 
 // carryOut publishes, then writes. It tries again until both have worked or the
 // engine has no more time; ErrGuarded comes with the record of whoever finished
-// the message.
-func (e *Engine) carryOut(p plan) (Record, error) {
+// the message. Until then the claim is kept, or somebody else would run what has
+// run; but one that is given back is not renewed any more, or it would be there
+// again.
+func (e *Engine) carryOut(p plan, held *lease) (Record, error) {
 	ctx := e.storing
+	defer held.end()
+	if p.handBack {
+		held.end()
+	}
 	for _, out := range p.copies {
 		if err := e.persist(ctx, "publish", func() error { return e.cfg.Broker.Publish(ctx, out) }); err != nil {
 			return Record{}, err
@@ -91,7 +97,7 @@ func (e *Engine) persist(ctx context.Context, what string, f func() error) error
 		return err
 	}
 	wait := backoff.NewExponentialBackOff()
-	wait.InitialInterval, wait.MaxInterval, wait.RandomizationFactor = 100*time.Millisecond, 5*time.Second, 0.5
+	wait.InitialInterval, wait.MaxInterval, wait.RandomizationFactor = 100*time.Millisecond, 2*time.Second, 0.5
 	_, err := backoff.Retry(ctx, func() (struct{}, error) {
 		err := f()
 		if errors.Is(err, ErrGuarded) {
@@ -136,7 +142,7 @@ func (e *Engine) settleAlone(it *item, f fault) {
 		outcome: OutcomeDeadLettered, detail: f.detail, change: Change{Reason: f.reason},
 	}
 	e.spawn(func() {
-		_, err := e.carryOut(p)
+		_, err := e.carryOut(p, nil)
 		e.do(func() { e.settled(it, p, Record{}, err) })
 	})
 }

@@ -15,14 +15,24 @@ import (
 )
 
 // The back-off between sessions: 125 to 375 ms before the first retry, so that
-// the engines of a broker that restarts do not come all at once, and half to one
-// and a half of ten seconds in the end. A session that stood for steadyAfter
-// makes it begin anew.
+// the engines of a broker that restarts do not come all at once, and 1 to 3 s in
+// the end, however long it was away: an attempt costs a broker little, and what
+// waits in it is somebody's. A session that stood for steadyAfter makes it begin
+// anew.
 const (
 	firstRetry  = 250 * time.Millisecond
-	longestWait = 10 * time.Second
+	longestWait = 2 * time.Second
 	steadyAfter = 10 * time.Second
 )
+
+// newBackOff is the waits between sessions.
+func newBackOff() *backoff.ExponentialBackOff {
+	b := &backoff.ExponentialBackOff{
+		InitialInterval: firstRetry, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: longestWait,
+	}
+	b.Reset()
+	return b
+}
 
 // Broker is an engine's connection to a message broker. Publish works as soon as
 // it is made; Receive, Ack and Depths need Run to run. It is safe for concurrent use.
@@ -73,10 +83,7 @@ func (b *Broker) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(b.life, cancel)()
-	wait := &backoff.ExponentialBackOff{
-		InitialInterval: firstRetry, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: longestWait,
-	}
-	wait.Reset()
+	wait := newBackOff()
 	for {
 		stood, err := b.holdSession(ctx)
 		if ctx.Err() != nil {
