@@ -74,8 +74,11 @@ const (
 	MaxStep = 30 * time.Second
 	// lookUpAge is how old a look-up may be when its message is picked.
 	lookUpAge = 5 * time.Second
-	// claimLease is how long a claim holds unless it is renewed, which is done
-	// until its message is settled: what a dead engine had claimed waits no longer.
+	// firstLease is how long a claim holds unless it is renewed, which is done
+	// until its message is settled. Each renewal doubles it, up to claimLease: what
+	// a dead engine had claimed waits in proportion to how long it had run, and what
+	// runs for long does not cost a write every moment.
+	firstLease = 1500 * time.Millisecond
 	claimLease = 10 * time.Second
 	// finalTTL is how long the store remembers a finished message.
 	finalTTL = 7 * 24 * time.Hour

@@ -58,7 +58,7 @@ func (it *item) claimFor(token string) Claim {
 	now := time.Now()
 	return Claim{
 		ID: it.msg.id, Type: it.msg.typ, Digest: it.msg.digest, Priority: it.msg.priority, Hop: it.msg.hop,
-		Mark: ClaimMark{Token: token, BrokerID: it.brokerID, Until: now.Add(claimLease)}, Now: now,
+		Mark: ClaimMark{Token: token, BrokerID: it.brokerID, Until: now.Add(firstLease)}, Now: now,
 	}
 }
 

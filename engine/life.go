@@ -467,27 +467,23 @@ func (l *lease) end() {
 // renew returns nil when ctx ends, and otherwise why the claim is lost. It gives
 // up in time for the attempt to be stopped before anybody else may begin one.
 func (e *Engine) renew(ctx context.Context, c Claim) error {
-	tick := time.NewTicker(claimLease / 4)
-	defer tick.Stop()
-	for {
+	for lease := firstLease; ; {
 		select {
-		case <-tick.C:
+		case <-time.After(lease / 4):
 		case <-ctx.Done():
 			return nil
 		}
-		next := c
+		next, longer := c, min(2*lease, claimLease)
 		next.Now = time.Now()
-		next.Mark.Until = next.Now.Add(claimLease)
-		renewing, cancel := context.WithDeadline(ctx, c.Mark.Until.Add(-claimLease/4))
+		next.Mark.Until = next.Now.Add(longer)
+		renewing, cancel := context.WithDeadline(ctx, c.Mark.Until.Add(-lease/4))
 		_, err := e.cfg.Records.Claim(renewing, next)
 		over := renewing.Err() != nil
 		cancel()
 		switch {
 		case err == nil:
-			c = next
-		case ctx.Err() != nil:
-			return nil
-		case over || errors.Is(err, ErrGuarded):
+			c, lease = next, longer
+		case over && ctx.Err() == nil, errors.Is(err, ErrGuarded):
 			return fmt.Errorf("%w (%s): %w", errClaimLost, c.ID, err)
 		}
 	}
