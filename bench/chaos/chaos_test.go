@@ -1,0 +1,152 @@
+package chaos
+
+import (
+	"flag"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/go-stomp/stomp/v3/frame"
+
+	"usher/engine/enginetest/faultproxy"
+	"usher/engine/enginetest/ledger"
+)
+
+var (
+	rounds = flag.Int("rounds", len(blows()), "how many blows are struck; all kinds come before one comes again")
+	seed   = flag.Uint64("seed", 0, "what decides which blow is struck where and when; 0: any, which is printed")
+	outage = flag.Duration("outage", 2*time.Second, "for how long the broker is stopped")
+)
+
+// blow is one thing that happens to a working system.
+type blow struct {
+	name   string
+	strike func(r *rig, random *rand.Rand)
+}
+
+// blows are all there are.
+func blows() []blow {
+	all := []blow{
+		{"kill -9 of an engine", func(r *rig, random *rand.Rand) {
+			e := r.engines[random.IntN(len(r.engines))]
+			e.kill()
+			pause(time.Duration(random.Int64N(int64(500 * time.Millisecond))))
+			e.start()
+		}},
+		{"kill -9 of both engines in turn", func(r *rig, _ *rand.Rand) {
+			for _, e := range r.engines {
+				e.kill()
+				e.start()
+				e.ready()
+			}
+		}},
+		{"an engine ends in an orderly way", func(r *rig, random *rand.Rand) {
+			e := r.engines[random.IntN(len(r.engines))]
+			e.stop()
+			e.start()
+		}},
+		{"kill -9 of a plugin", func(r *rig, random *rand.Rand) {
+			r.engines[random.IntN(len(r.engines))].killPlugin()
+		}},
+		{"kill -9 of the broker", func(r *rig, _ *rand.Rand) {
+			r.broker.Kill(r.t)
+			r.broker.Run(r.t)
+		}},
+		{"the broker is stopped for a while", func(r *rig, _ *rand.Rand) {
+			r.broker.Stop(r.t)
+			pause(*outage)
+			r.broker.Run(r.t)
+		}},
+		{"the network is lost for a while", func(r *rig, random *rand.Rand) {
+			p := r.proxies[random.IntN(len(r.proxies))]
+			p.Hold()
+			pause(3 * time.Second) // longer than either side waits for a sign of life
+			p.Release()
+		}},
+		{"connections are cut, and new ones refused for a while", func(r *rig, random *rand.Rand) {
+			p := r.proxies[random.IntN(len(r.proxies))]
+			p.Refuse(true)
+			p.Cut(random.IntN(2) == 0)
+			pause(time.Second)
+			p.Refuse(false)
+		}},
+	}
+	for _, command := range []string{frame.SEND, frame.RECEIPT, frame.MESSAGE, frame.ACK} {
+		all = append(all, blow{"a connection is cut at " + command, func(r *rig, random *rand.Rand) { r.cut(random, command) }})
+	}
+	return all
+}
+
+// actions are how a connection may be cut.
+var actions = map[faultproxy.Action]string{
+	faultproxy.CutBefore: "before the frame", faultproxy.CutInside: "inside the frame",
+	faultproxy.CutAfter: "after the frame", faultproxy.HoldBack: "a while after it was held back",
+}
+
+// cut ends a connection of an engine at the nth frame of a kind.
+func (r *rig) cut(random *rand.Rand, command string) {
+	r.t.Helper()
+	f := faultproxy.Fault{
+		Command: command, Nth: 1 + random.IntN(20), Action: faultproxy.Action(random.IntN(len(actions))), Reset: random.IntN(2) == 0,
+	}
+	engine := random.IntN(len(r.proxies))
+	r.t.Logf("at %s number %d of engine %s: %s; reset %t", command, f.Nth, r.engines[engine].name, actions[f.Action], f.Reset)
+	p := r.proxies[engine]
+	defer p.Release()
+	armed := p.Arm(f)
+	select {
+	case <-armed.Struck():
+	case <-time.After(20 * time.Second):
+		r.t.Errorf("no such frame came")
+		p.Disarm()
+	}
+	if f.Action == faultproxy.HoldBack {
+		pause(time.Second)
+		p.Cut(f.Reset)
+	}
+}
+
+// TestNothingIsLostWhateverIsKilled strikes blows under load, and closes the books.
+func TestNothingIsLostWhateverIsKilled(t *testing.T) {
+	if *seed == 0 {
+		*seed = rand.Uint64N(1_000_000) + 1
+	}
+	t.Logf("%d rounds, -seed %d", *rounds, *seed)
+	random := rand.New(rand.NewPCG(*seed, 0))
+	r := newRig(t)
+	r.start()
+	table := r.openRecords()
+	l, stop := r.load(ledger.Config{Kinds: ledger.Shop(), Every: 20 * time.Millisecond, Seed: *seed}, 4)
+	var deck []blow
+	for n := range *rounds {
+		if len(deck) == 0 {
+			deck = blows()
+			random.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
+		}
+		pause(200*time.Millisecond + time.Duration(random.Int64N(int64(500*time.Millisecond))))
+		began := time.Now()
+		deck[0].strike(r, random)
+		struck := time.Since(began)
+		r.ready()
+		t.Logf("round %d: %s; struck in %v, ready after %v more", n+1, deck[0].name, struck.Round(time.Millisecond), (time.Since(began) - struck).Round(time.Millisecond))
+		deck = deck[1:]
+	}
+	stop()
+	r.settled(l, table)
+	for _, e := range r.engines {
+		e.stop()
+	}
+	a, err := l.Close(t.Context(), ledger.Evidence{Effects: r.effects(), Broker: r.broker.Address(), Table: table})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("ledger after %d rounds, -seed %d: %v", *rounds, *seed, a)
+	if a.Lost != 0 || a.Unexpected != 0 || a.Acknowledged < 10**rounds {
+		t.Errorf("lost %d, unexpected %d, acknowledged %d; want 0, 0 and at least %d", a.Lost, a.Unexpected, a.Acknowledged, 10**rounds)
+	}
+	// What runs in both engines when the blow falls may run again, and what was
+	// sent without an answer may be there twice.
+	if most := *rounds*slots*len(r.engines) + a.Unanswered; a.Duplicated > most {
+		t.Errorf("%d came twice, want at most the %d that were in flight", a.Duplicated, most)
+	}
+}
