@@ -41,6 +41,17 @@ test: ## Set up what the tests need, then run them all with the race detector
 bench: ## Run all benchmarks
 	go test -run '^$$' -bench . -benchmem ./...
 
+# Of chaos: how many rounds, what decides them (0: any; it is printed), and how
+# often the time until it is back is measured.
+ROUNDS   ?= 50
+SEED     ?= 0
+RESTARTS ?= 20
+
+.PHONY: chaos
+chaos: ## Kill engines, plugins, brokers and connections, and close the books: ROUNDS=50 SEED=7 RESTARTS=20
+	tools/prepare
+	go test ./bench/chaos -v -timeout 60m -rounds $(ROUNDS) -seed $(SEED) -outage 30s -bench . -benchtime $(RESTARTS)x
+
 .PHONY: generate
 generate: $(BUF) ## Write generated code anew
 	cd $(WIRE) && $(BUF) generate

@@ -1,14 +1,10 @@
 package cli
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"os"
-	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -18,55 +14,9 @@ import (
 
 	"usher/engine"
 	"usher/engine/embedded/records"
-	"usher/engine/stomp"
+	"usher/engine/enginetest/ledger"
 	"usher/server"
 )
-
-// ledger is what producers know of what they sent.
-type ledger struct {
-	mu           sync.Mutex
-	attempted    int
-	acknowledged []string
-}
-
-// produce sends messages of all kinds until ctx ends, connecting again whenever
-// the broker is gone.
-func (l *ledger) produce(ctx context.Context, u *usher, producer int) {
-	types := []string{"order.rush", "order.placed", "order.placed", "stock.sync", "address.check", "card.charge"}
-	var client *stomp.Client
-	defer func() {
-		if client != nil {
-			client.Close()
-		}
-	}()
-	for n := 0; ctx.Err() == nil; n++ {
-		if client == nil {
-			var err error
-			if client, err = stomp.Dial(ctx, stomp.Config{URLs: []string{"stomp://" + u.stomp}, Log: zerolog.Nop()}); err != nil {
-				pause(ctx, 50*time.Millisecond)
-				continue
-			}
-		}
-		id := fmt.Sprintf("p%d-%d", producer, n)
-		l.mu.Lock()
-		l.attempted++
-		l.mu.Unlock()
-		sending, cancel := context.WithTimeout(ctx, 5*time.Second)
-		err := client.Send(sending, engine.Outgoing{Queue: engine.WorkQueue, Body: []byte(`{"n":` + strconv.Itoa(n) + `}`), Headers: map[string]string{
-			engine.HeaderID: id, engine.HeaderType: types[rand.IntN(len(types))], engine.HeaderPriority: strconv.Itoa(rand.IntN(engine.Levels)),
-		}})
-		cancel()
-		if err != nil {
-			client.Close()
-			client = nil
-			continue
-		}
-		l.mu.Lock()
-		l.acknowledged = append(l.acknowledged, id)
-		l.mu.Unlock()
-		pause(ctx, 10*time.Millisecond)
-	}
-}
 
 func pause(ctx context.Context, d time.Duration) {
 	select {
@@ -75,39 +25,23 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// effects counts the lines that handlers have written, by idempotency key.
-func (u *usher) effectsByID() map[string]int {
-	u.t.Helper()
-	f, err := os.Open(u.effects)
-	if err != nil {
-		u.t.Fatal(err)
-	}
-	defer f.Close()
-	counts := map[string]int{}
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		if fields := strings.Fields(lines.Text()); len(fields) >= 4 {
-			counts[fields[0]]++
-		}
-	}
-	return counts
-}
-
 // TestNothingIsLostWhenTheWholeProcessIsKilled kills everything, broker, records,
 // engine and plugin, ten times under load, and then closes the books.
 func TestNothingIsLostWhenTheWholeProcessIsKilled(t *testing.T) {
+	const kills = 10
+	seed := rand.Uint64()
+	random := rand.New(rand.NewPCG(seed, 0))
 	u := newUsher(t)
-	var l ledger
+	l := ledger.New(ledger.Config{Broker: u.stomp, Kinds: ledger.Shop(), Every: 10 * time.Millisecond, Seed: seed})
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	var producers sync.WaitGroup
 	for p := range 4 {
-		producers.Go(func() { l.produce(ctx, u, p) })
+		producers.Go(func() { l.Produce(ctx, fmt.Sprintf("p%d", p)) })
 	}
-	const kills = 10
 	for range kills {
 		u.start()
-		pause(ctx, 200*time.Millisecond+rand.N(time.Second))
+		pause(ctx, 200*time.Millisecond+time.Duration(random.Int64N(int64(time.Second))))
 		plugin := u.pluginPID()
 		u.kill()
 		u.orphan(plugin)
@@ -116,39 +50,23 @@ func TestNothingIsLostWhenTheWholeProcessIsKilled(t *testing.T) {
 	stop()
 	producers.Wait()
 	u.drained()
-	u.stop()
 
-	finals := u.finalStates(l.acknowledged)
-	done, dead, lost, duplicated, unexpected := 0, 0, 0, 0, 0
-	counts := u.effectsByID()
-	for _, id := range l.acknowledged {
-		switch finals[id] {
-		case engine.Done:
-			done++
-			if counts[id] == 0 {
-				lost++ // done, and nothing was done
-			}
-		case engine.Dead:
-			dead++
-		case engine.Queued, engine.Delayed, engine.Processing, engine.Retrying, engine.Cancelled:
-			lost++
-		default:
-			lost++
-		}
+	r, err := records.Open(records.Config{Path: u.dir + "/.usher/records.db", Log: zerolog.Nop()})
+	if err != nil {
+		t.Fatal(err)
 	}
-	for id, n := range counts {
-		duplicated += n - 1
-		if !strings.HasPrefix(id, "p") && !strings.HasPrefix(id, "f-") {
-			unexpected++
-		}
+	defer r.Close()
+	a, err := l.Close(t.Context(), ledger.Evidence{Effects: []string{u.effects}, Broker: u.stomp, Table: r})
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Logf("ledger after %d kills: attempted %d, acknowledged %d, done %d, lost %d, duplicated %d (same key), dead %d, unexpected %d",
-		kills, l.attempted, len(l.acknowledged), done, lost, duplicated, dead, unexpected)
-	if lost != 0 || unexpected != 0 || len(l.acknowledged) < 100 {
-		t.Errorf("lost %d, unexpected %d, acknowledged %d; want 0, 0 and at least 100", lost, unexpected, len(l.acknowledged))
+	u.stop()
+	t.Logf("ledger after %d kills, seed %d: %v", kills, seed, a)
+	if a.Lost != 0 || a.Unexpected != 0 || a.Acknowledged < 100 {
+		t.Errorf("lost %d, unexpected %d, acknowledged %d; want 0, 0 and at least 100", a.Lost, a.Unexpected, a.Acknowledged)
 	}
-	if most := kills * 16; duplicated > most {
-		t.Errorf("%d effects came twice, want at most the %d that were running", duplicated, most)
+	if most := kills*16 + a.Unanswered; a.Duplicated > most {
+		t.Errorf("%d came twice, want at most the %d that were in flight", a.Duplicated, most)
 	}
 }
 
@@ -186,29 +104,6 @@ func (u *usher) drained() {
 		quiet++
 		return quiet > 25 // half a second of nothing
 	})
-}
-
-// finalStates reads the records of a stopped usher.
-func (u *usher) finalStates(ids []string) map[string]engine.State {
-	u.t.Helper()
-	r, err := records.Open(records.Config{Path: u.dir + "/.usher/records.db", Log: zerolog.Nop()})
-	if err != nil {
-		u.t.Fatal(err)
-	}
-	defer r.Close()
-	states := map[string]engine.State{}
-	for len(ids) > 0 {
-		batch := ids[:min(100, len(ids))]
-		ids = ids[len(batch):]
-		found, err := r.LookUp(context.Background(), batch)
-		if err != nil {
-			u.t.Fatal(err)
-		}
-		for id, rec := range found.Records {
-			states[id] = rec.State
-		}
-	}
-	return states
 }
 
 func TestAPluginThatIsKilledMidMessageComesBackAndItsMessagesAreTriedAgain(t *testing.T) {

@@ -103,7 +103,7 @@ func (r *rig) settled(l *ledger.Ledger, table *records.Records) {
 				quiet = time.Now()
 			}
 		}
-		return time.Since(quiet) > 5*time.Second
+		return time.Since(quiet) > 3*time.Second
 	})
 }
 

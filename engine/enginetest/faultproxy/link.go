@@ -109,21 +109,20 @@ func (l *link) handOn(f *frame.Frame, wire []byte, into net.Conn) bool {
 	if f != nil {
 		hit = l.proxy.strikes(f.Command)
 	}
-	if hit != nil && hit.fault.Action == HoldBack && !l.hold(hit) {
-		return false
-	}
-	if hit == nil || hit.fault.Action == HoldBack {
+	if hit == nil {
 		return l.write(wire, into)
 	}
-	defer close(hit.struck)
-	defer l.cut(hit.fault.Reset)
 	switch hit.fault.Action {
+	case HoldBack:
+		return l.hold(hit) && l.write(wire, into)
 	case CutAfter:
 		l.write(wire, into)
 	case CutInside:
 		l.write(wire[:len(wire)/2], into)
-	case CutBefore, HoldBack:
+	case CutBefore:
 	}
+	l.cut(hit.fault.Reset)
+	close(hit.struck)
 	return false
 }
 
