@@ -18,7 +18,7 @@ export GOLANGCI_LINT_CACHE := $(CACHE)/golangci-lint
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z\/-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z\/-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: build
 build: ## Build ./bin/usher
@@ -37,9 +37,20 @@ test: ## Set up what the tests need, then run them all with the race detector
 	go -C tools test ./...
 	go test -race -timeout 10m -json ./... | $(CACHE)/bin/suites
 
+# A look that takes no report: make bench ROUNDS=1 MESSAGES=2000, or ONLY=order.
+ROUNDS   := 7
+MESSAGES := 20000
+ONLY     := .
+
 .PHONY: bench
-bench: ## Run all benchmarks
-	go test -run '^$$' -bench . -benchmem ./...
+bench: ## Measure beside others, in rounds, and write docs/performance.md
+	tools/prepare
+	go test -run '^$$' -bench '^BenchmarkNumbers$$/$(ONLY)' -benchtime 1x -timeout 3h ./bench \
+	  -rounds $(ROUNDS) -messages $(MESSAGES) -report $(CURDIR)/docs/performance.md
+
+.PHONY: bench/micro
+bench/micro: ## Run the benchmarks of single packages
+	go test -run '^$$' -bench . -skip '^BenchmarkNumbers$$' -benchmem ./...
 
 # Of chaos: how many rounds, what decides them (0: any; it is printed), and how
 # often the time until it is back is measured.

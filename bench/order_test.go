@@ -4,7 +4,6 @@ import (
 	"context"
 	"math/rand/v2"
 	"slices"
-	"strconv"
 	"testing"
 	"time"
 
@@ -12,12 +11,16 @@ import (
 	"usher/handlers"
 )
 
-// backlogSize is how many mixed messages wait on disk before an engine starts.
-const backlogSize = 20_000
+const (
+	// backlogSize is how many messages wait on disk before an engine starts.
+	backlogSize = 20_000
+	orderSlots  = 8
+	orderWork   = time.Millisecond
+)
 
 // TestNoMessageStartsWhileAHigherOneWaits runs a backlog; each message takes 1 ms.
 func TestNoMessageStartsWhileAHigherOneWaits(t *testing.T) {
-	r := runBacklog(t, openPair(t, t.TempDir()))
+	r := runBacklog(t, openEmbedded(t), backlogSize)
 	t.Logf("%d messages in %v (%.0f/s), slots idle for order's sake %v, out of order %d",
 		r.started, r.took.Round(time.Millisecond), backlogSize/r.took.Seconds(), r.held.Round(time.Millisecond), r.early)
 	if r.started != backlogSize || r.early != 0 {
@@ -25,44 +28,54 @@ func TestNoMessageStartsWhileAHigherOneWaits(t *testing.T) {
 	}
 }
 
-// BenchmarkBacklog measures the same on both brokers; early counts the messages
-// that started while a higher one waited.
-func BenchmarkBacklog(b *testing.B) {
-	for name, open := range map[string]func(testing.TB, string) *pair{"embedded": openPair, "ActiveMQ": openActiveMQ} {
-		b.Run(name, func(b *testing.B) {
-			for range b.N {
-				r := runBacklog(b, open(b, b.TempDir()))
-				b.ReportMetric(backlogSize/r.took.Seconds(), "messages/s")
-				b.ReportMetric(float64(r.early), "early")
-				b.ReportMetric(float64(r.held.Milliseconds()), "idle-ms")
+func order(r *rig) measurement {
+	const told, untold, embedded = "ActiveMQ", "ActiveMQ without statistics", "embedded"
+	run := func(p *pair) func(t testing.TB) []value {
+		return func(t testing.TB) []value {
+			o := runBacklog(t, p, *messages)
+			return []value{
+				{"early", "", float64(o.early)}, millis("longest hold", o.longest), millis("held in all", o.held),
+				rate("all messages", o.started, o.took),
 			}
-		})
+		}
+	}
+	return measurement{
+		name:  "order",
+		title: "Order of a backlog",
+		how: `20,000 messages of random levels wait on disk when the engine starts; each takes 1 ms of waiting in one of 8 slots, in the
+engine's process. A message is *early* if a higher one started after it: that one was ready here, or still in the broker. A *hold* is a time
+in which slots were free, something was ready, and the engine waited for a higher lane. *Without statistics* the broker's XML lacks
+` + "`<statisticsBrokerPlugin/>`" + `, so the engine knows nothing of what it has not been given. How long a hold takes is up to the broker: it ends when
+the broker has answered or delivered.`,
+		ways: []way{{told, run(r.active)}, {untold, run(r.silent)}, {embedded, run(r.embedded)}},
+		answers: func(res results) []answer {
+			share := res.of(untold, "early").times(100 / float64(*messages))
+			return []answer{
+				{"Early of 20,000, ActiveMQ with statistics", "0", "", res.of(told, "early"), never(0)},
+				{"Early, ActiveMQ without statistics", "at most 0.1 %", "%", share, never(0.1)},
+				{"Early of 20,000, embedded broker", "0", "", res.of(embedded, "early"), never(0)},
+				{"Longest hold, ActiveMQ with statistics", "at most 300 ms", "ms", res.of(told, "longest hold"), never(300)},
+				{"Longest hold, ActiveMQ without statistics", "at most 300 ms", "ms", res.of(untold, "longest hold"), never(300)},
+				{"Longest hold, embedded broker", "at most 300 ms", "ms", res.of(embedded, "longest hold"), never(300)},
+			}
+		},
 	}
 }
 
-// backlogRun is how a backlog went.
-type backlogRun struct {
-	started, early int
-	held, took     time.Duration
+// ordered is how a backlog went.
+type ordered struct {
+	started, early      int
+	held, longest, took time.Duration
 }
 
-func runBacklog(t testing.TB, p *pair) backlogRun {
+// runBacklog lets n messages of random levels wait and runs them.
+func runBacklog(t testing.TB, p *pair, n int) ordered {
 	t.Helper()
-	p.send(t, backlogSize, func(i int) engine.Outgoing {
-		return engine.Outgoing{Queue: engine.WorkQueue, Headers: map[string]string{
-			engine.HeaderType: "work", engine.HeaderID: strconv.Itoa(i), engine.HeaderPriority: strconv.Itoa(rand.IntN(engine.Levels)),
-		}}
-	})
-	s := newStarts(backlogSize)
-	h := handlers.HandlerFunc(func(ctx context.Context, _ *handlers.Message) error {
-		select {
-		case <-time.After(time.Millisecond):
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	})
-	r := backlogRun{took: p.run(t, inProcess{h, 32, make(chan struct{}, 1)}, s, 8), started: len(s.levels), held: s.held}
+	p.fill(t, n, engine.WorkQueue, typeWork, func(int) int { return rand.IntN(engine.Levels) })
+	s := newStarts(n)
+	h := handlers.HandlerFunc(func(ctx context.Context, _ *handlers.Message) error { return work(ctx, orderWork) })
+	p.run(t, inProcess{h, engine.DefaultSlots, make(chan struct{}, 1)}, s, orderSlots)
+	r := ordered{started: len(s.levels), held: s.held, longest: s.longest, took: s.took()}
 	highest := -1
 	for _, level := range slices.Backward(s.levels) {
 		if level < highest {

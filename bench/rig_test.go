@@ -1,10 +1,14 @@
 package bench
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"net"
+	"strconv"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,17 +24,43 @@ import (
 	"usher/handlers"
 )
 
-// pair is a broker, and records in a folder, with a STOMP client to send with.
-type pair struct {
-	dir     string
-	url     string
-	records *records.Records
-	client  *stomp.Client
+const (
+	// patience is how long a run may take, on a machine that others use as well.
+	patience = 10 * time.Minute
+	// bodyBytes is the length of a body.
+	bodyBytes = 512
+)
+
+// rig is all that the measurements run on.
+type rig struct {
+	active   *pair // ActiveMQ as `usher deploy broker-xml` configures it
+	silent   *pair // the same without its statistics plugin
+	embedded *pair
+	plugin   process
+
+	activeMQ *activemq.Server // active's
 }
 
-// openPair opens the embedded broker and records in one folder.
-func openPair(t testing.TB, dir string) *pair {
+func openRig(t testing.TB) *rig {
 	t.Helper()
+	r := &rig{embedded: openEmbedded(t), plugin: startPlugin(t)}
+	r.active, r.activeMQ = openActiveMQ(t, "")
+	r.silent, _ = openActiveMQ(t, "<statisticsBrokerPlugin/>")
+	return r
+}
+
+// pair is a broker, and records in a folder, with a STOMP client to send with.
+type pair struct {
+	address string
+	records *records.Records
+	client  *stomp.Client
+	ids     atomic.Uint64
+}
+
+// openEmbedded opens the embedded broker and records in a temporary folder.
+func openEmbedded(t testing.TB) *pair {
+	t.Helper()
+	dir := t.TempDir()
 	b, err := broker.Open(broker.Config{Dir: dir, Log: zerolog.Nop()})
 	if err != nil {
 		t.Fatal(err)
@@ -52,13 +82,19 @@ func openPair(t testing.TB, dir string) *pair {
 	return pairWith(t, dir, ln.Addr().String())
 }
 
-// openActiveMQ starts a real ActiveMQ beside the embedded records.
-func openActiveMQ(t testing.TB, dir string) *pair {
+// openActiveMQ starts a real ActiveMQ, with records beside it. Its XML is what
+// usher writes, without the given text.
+func openActiveMQ(t testing.TB, without string) (*pair, *activemq.Server) {
 	t.Helper()
 	server := activemq.Start(t, func(w io.Writer, address, _ string) error {
-		return brokerxml.Write(w, brokerxml.Options{STOMP: address}) // its files go where it is started with
+		var xml bytes.Buffer
+		if err := brokerxml.Write(&xml, brokerxml.Options{STOMP: address}); err != nil {
+			return err
+		}
+		_, err := io.WriteString(w, strings.Replace(xml.String(), without, "", 1))
+		return err
 	})
-	return pairWith(t, dir, server.Address())
+	return pairWith(t, t.TempDir(), server.Address()), server
 }
 
 // pairWith opens records in the folder, beside the broker at the address.
@@ -68,8 +104,8 @@ func pairWith(t testing.TB, dir, address string) *pair {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &pair{dir: dir, url: "stomp://" + address, records: r}
-	if p.client, err = stomp.Dial(context.Background(), stomp.Config{URLs: []string{p.url}, Log: zerolog.Nop()}); err != nil {
+	p := &pair{address: address, records: r}
+	if p.client, err = stomp.Dial(context.Background(), p.config()); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -79,13 +115,28 @@ func pairWith(t testing.TB, dir, address string) *pair {
 	return p
 }
 
-// send sends n messages, many at once, and waits for their receipts.
-func (p *pair) send(t testing.TB, n int, message func(i int) engine.Outgoing) {
+func (p *pair) config() stomp.Config {
+	return stomp.Config{URLs: []string{"stomp://" + p.address}, Log: zerolog.Nop()}
+}
+
+// headers are those of a message with an id of its own.
+func (p *pair) headers(typ string, level int) map[string]string {
+	return map[string]string{
+		engine.HeaderType: typ, engine.HeaderPriority: strconv.Itoa(level),
+		engine.HeaderID: "message-" + strconv.FormatUint(p.ids.Add(1), 10),
+	}
+}
+
+// fill sends n messages, many at once, and waits for their receipts.
+func (p *pair) fill(t testing.TB, n int, queue, typ string, level func(i int) int) {
 	t.Helper()
+	body := bytes.Repeat([]byte{'x'}, bodyBytes)
 	g, ctx := errgroup.WithContext(context.Background())
 	g.SetLimit(512)
 	for i := range n {
-		g.Go(func() error { return p.client.Send(ctx, message(i)) })
+		g.Go(func() error {
+			return p.client.Send(ctx, engine.Outgoing{Queue: queue, Headers: p.headers(typ, level(i)), Body: body})
+		})
 	}
 	if err := g.Wait(); err != nil {
 		t.Fatal(err)
@@ -95,6 +146,7 @@ func (p *pair) send(t testing.TB, n int, message func(i int) engine.Outgoing) {
 // inProcess serves every type with one function, as a plugin with the given credit.
 type inProcess struct {
 	handlers.Handler
+
 	credit  int
 	changed chan struct{}
 }
@@ -103,44 +155,59 @@ func (h inProcess) Plugin(string) (string, bool) { return "test", true }
 func (h inProcess) Credit(string) int            { return h.credit }
 func (h inProcess) Changed() <-chan struct{}     { return h.changed }
 
-// starts notes the levels in the order in which their messages got a slot, and
-// counts what is settled.
+// starts notes the levels in the order in which their messages got a slot, how
+// long slots were held, and counts what is settled.
 type starts struct {
-	mu      sync.Mutex
-	levels  []int
-	settled int
-	held    time.Duration
-	want    int
-	all     chan struct{} // closed when want are settled
+	begun chan struct{} // closed when the first has a slot
+	all   chan struct{} // closed when want are settled
+	want  int
+
+	mu            sync.Mutex // guards the rest
+	levels        []int
+	settled       int
+	held, longest time.Duration
+	first, last   time.Time
 }
 
-func newStarts(want int) *starts { return &starts{want: want, all: make(chan struct{})} }
+func newStarts(want int) *starts {
+	return &starts{want: want, begun: make(chan struct{}), all: make(chan struct{})}
+}
 
 func (s *starts) Observe(ev engine.Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch ev.Kind {
 	case engine.EventStarted:
+		if len(s.levels) == 0 {
+			s.first = ev.At
+			close(s.begun)
+		}
 		s.levels = append(s.levels, ev.Level)
 	case engine.EventHeld:
 		s.held += ev.Wait
+		s.longest = max(s.longest, ev.Wait)
 	case engine.EventSettled:
 		if s.settled++; s.settled == s.want {
+			s.last = ev.At
 			close(s.all)
 		}
 	}
 }
 
+// took is the time from the first start to the last settling, after run.
+func (s *starts) took() time.Duration { return s.last.Sub(s.first) }
+
 // run runs an engine on the pair until the observer has seen all it wants.
-func (p *pair) run(t testing.TB, h engine.Handler, s *starts, slots int) time.Duration {
+func (p *pair) run(t testing.TB, h engine.Handler, s *starts, slots int) {
 	t.Helper()
-	b, err := stomp.New(stomp.Config{URLs: []string{p.url}, Log: zerolog.Nop()})
+	b, err := stomp.New(p.config())
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer b.Close()
 	e, err := engine.New(engine.Config{
 		Broker: b, Records: p.records, Handler: h, Observer: s, Slots: slots, Log: zerolog.Nop(),
-		Types: map[string]engine.Type{"work": {}},
+		Types: map[string]engine.Type{typeWork: {}, typeNothing: {}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -148,15 +215,13 @@ func (p *pair) run(t testing.TB, h engine.Handler, s *starts, slots int) time.Du
 	session, endSession := context.WithCancel(context.Background())
 	working, stop := context.WithCancel(context.Background())
 	sessionEnded, ended := make(chan error, 1), make(chan error, 1)
-	began := time.Now()
 	go func() { sessionEnded <- b.Run(session) }()
 	go func() { ended <- e.Run(working) }()
 	select {
 	case <-s.all:
-	case <-time.After(3 * time.Minute):
-		t.Errorf("%d of %d settled after 3 minutes", s.settled, s.want)
+	case <-time.After(patience):
+		t.Errorf("%d of %d settled after %v", s.settled, s.want, patience)
 	}
-	took := time.Since(began)
 	stop()
 	if err := <-ended; err != nil {
 		t.Errorf("engine: %v", err)
@@ -165,5 +230,4 @@ func (p *pair) run(t testing.TB, h engine.Handler, s *starts, slots int) time.Du
 	if err := <-sessionEnded; err != nil {
 		t.Errorf("session: %v", err)
 	}
-	return took
 }

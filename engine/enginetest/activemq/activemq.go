@@ -82,6 +82,9 @@ func Start(t testing.TB, xml func(w io.Writer, stomp, data string) error) *Serve
 // Address is the host:port where it speaks STOMP; it stays the same.
 func (s *Server) Address() string { return s.address }
 
+// PID is the process that runs, or ran last.
+func (s *Server) PID() int { return s.process.Pid }
+
 // Version is the release, for example 5.18.3, or empty if that cannot be told.
 func (s *Server) Version() string {
 	jars, err := filepath.Glob(filepath.Join(s.home, "lib", "activemq-broker-*.jar"))
