@@ -95,3 +95,17 @@ func BenchmarkLookUp(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.N)*100/b.Elapsed().Seconds(), "records/s")
 }
+
+// BenchmarkLookUpNew looks for one id that is not there, as for a message that
+// comes alone.
+func BenchmarkLookUpNew(b *testing.B) {
+	r := open(b)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
+	defer cancel()
+	b.ReportAllocs()
+	for b.Loop() {
+		if found, err := r.LookUp(ctx, []string{"ID:bench-1"}); err != nil || len(found.Records) != 0 {
+			b.Fatal(found, err)
+		}
+	}
+}

@@ -3,9 +3,9 @@ package records
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -39,6 +39,9 @@ type Records struct {
 	write *sql.DB // one connection, the writer's
 	read  *sql.DB // query only
 
+	// What is asked of read, parsed once a connection.
+	listed, one, waiting *sql.Stmt
+
 	ops       chan *op      // to the writer
 	closing   chan struct{} // closed by Close
 	closeOnce sync.Once
@@ -65,12 +68,31 @@ func Open(cfg Config) (*Records, error) {
 	if r.write, r.read, err = openFile(cfg.Path); err != nil {
 		return nil, fmt.Errorf("records: open %s: %w", cfg.Path, err)
 	}
-	w, err := newWriter(r)
+	var w *writer
+	if err = r.prepare(); err == nil {
+		w, err = newWriter(r)
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("records: open %s: %w", cfg.Path, err), r.write.Close(), r.read.Close())
 	}
 	r.writer.Go(w.run)
 	return r, nil
+}
+
+// prepare makes the readers' statements.
+func (r *Records) prepare() error {
+	for stmt, text := range map[**sql.Stmt]string{
+		&r.listed: selectListed,
+		&r.one:    selectAny + ` WHERE id = ?`,
+		&r.waiting: selectAny + ` WHERE state IN ('delayed', 'retrying') AND (due, id) > (?, ?)
+			ORDER BY due, id LIMIT ?`,
+	} {
+		var err error
+		if *stmt, err = r.read.PrepareContext(context.Background(), text); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Close answers the calls that are under way, then lets go of the file. It is
@@ -157,11 +179,11 @@ func (r *Records) LookUp(ctx context.Context, ids []string) (engine.Found, error
 	if len(ids) == 0 {
 		return found, nil
 	}
-	args := make([]any, len(ids))
-	for i, id := range ids {
-		args[i] = id
+	list, err := json.Marshal(ids)
+	if err != nil {
+		return engine.Found{}, fmt.Errorf("records: look up %d ids: %w", len(ids), err)
 	}
-	recs, err := r.query(ctx, now, selectAny+" WHERE id IN (?"+strings.Repeat(",?", len(ids)-1)+")", args...)
+	recs, err := r.query(ctx, now, r.listed, string(list))
 	if err != nil {
 		return engine.Found{}, fmt.Errorf("records: look up %d ids: %w", len(ids), err)
 	}
@@ -173,7 +195,7 @@ func (r *Records) LookUp(ctx context.Context, ids []string) (engine.Found, error
 
 // Record reads one record, as the last commit left it.
 func (r *Records) Record(ctx context.Context, id string) (engine.Record, error) {
-	recs, err := r.query(ctx, time.Now(), selectAny+" WHERE id = ?", id)
+	recs, err := r.query(ctx, time.Now(), r.one, id)
 	switch {
 	case err != nil:
 		return engine.Record{}, fmt.Errorf("records: read the record of %q: %w", id, err)
@@ -188,8 +210,7 @@ func (r *Records) Waiting(ctx context.Context, after engine.Place, limit int) ([
 	if limit <= 0 {
 		return nil, nil
 	}
-	recs, err := r.query(ctx, time.Now(), selectAny+` WHERE state IN ('delayed', 'retrying') AND (due, id) > (?, ?)
-		ORDER BY due, id LIMIT ?`, toMillis(after.Due), after.ID, limit)
+	recs, err := r.query(ctx, time.Now(), r.waiting, toMillis(after.Due), after.ID, limit)
 	if err != nil {
 		return nil, fmt.Errorf("records: list what waits: %w", err)
 	}
@@ -197,13 +218,13 @@ func (r *Records) Waiting(ctx context.Context, after engine.Place, limit int) ([
 }
 
 // query reads the records that are not expired.
-func (r *Records) query(ctx context.Context, now time.Time, query string, args ...any) ([]engine.Record, error) {
+func (r *Records) query(ctx context.Context, now time.Time, stmt *sql.Stmt, args ...any) ([]engine.Record, error) {
 	select {
 	case <-r.closing:
 		return nil, ErrClosed
 	default:
 	}
-	rows, err := r.read.QueryContext(ctx, query, args...)
+	rows, err := stmt.QueryContext(ctx, args...)
 	if err != nil {
 		return nil, err
 	}

@@ -47,6 +47,10 @@ const columnCount = 20
 
 const selectAny = `SELECT ` + columns + ` FROM records`
 
+// selectListed takes a list of ids as JSON, so that it is one statement however
+// many there are.
+const selectListed = selectAny + ` WHERE id IN (SELECT value FROM json_each(?))`
+
 // readers is how many look-ups the file answers at once.
 const readers = 4
 

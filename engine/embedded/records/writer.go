@@ -3,6 +3,7 @@ package records
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"runtime"
@@ -59,29 +60,41 @@ func (r *Records) submit(ctx context.Context, id string, change func(engine.Reco
 	}
 }
 
-// writer is the one goroutine that writes.
+// writer is the one goroutine that writes. All it says to SQLite is prepared
+// once, on its own connection: of a small transaction, parsing was the greatest part.
 type writer struct {
 	*Records
-	insertOne, insertMany *sql.Stmt
-	sweep                 *sql.Stmt
+
+	conn                    *sql.Conn
+	begin, commit, rollback *sql.Stmt
+	load                    *sql.Stmt
+	insertOne, insertMany   *sql.Stmt
+	sweep                   *sql.Stmt
 }
 
-func newWriter(r *Records) (*writer, error) {
+func newWriter(r *Records) (_ *writer, err error) {
+	ctx := context.Background()
 	w := &writer{Records: r}
+	if w.conn, err = r.write.Conn(ctx); err != nil {
+		return nil, err
+	}
 	row := "(?" + strings.Repeat(",?", columnCount-1) + ")"
 	insert := "INSERT OR REPLACE INTO records (" + columns + ") VALUES " + row
 	for _, s := range []struct {
 		stmt **sql.Stmt
 		text string
 	}{
+		{&w.begin, "BEGIN IMMEDIATE"},
+		{&w.commit, "COMMIT"},
+		{&w.rollback, "ROLLBACK"},
+		{&w.load, selectListed},
 		{&w.insertOne, insert},
 		{&w.insertMany, insert + strings.Repeat(","+row, insertRows-1)},
 		{&w.sweep, `DELETE FROM records WHERE id IN
 			(SELECT id FROM records WHERE expires_at > 0 AND expires_at <= ? LIMIT ?)`},
 	} {
-		var err error
-		if *s.stmt, err = r.write.PrepareContext(context.Background(), s.text); err != nil {
-			return nil, err
+		if *s.stmt, err = w.conn.PrepareContext(ctx, s.text); err != nil {
+			return nil, errors.Join(err, w.conn.Close())
 		}
 	}
 	return w, nil
@@ -89,13 +102,14 @@ func newWriter(r *Records) (*writer, error) {
 
 // run works until Close; who has handed something over by then is answered.
 func (w *writer) run() {
+	defer w.conn.Close()
 	tick := time.NewTicker(w.cfg.SweepEvery)
 	defer tick.Stop()
 	var more <-chan time.Time // the sweep is not through
 	for {
 		select {
 		case o := <-w.ops:
-			w.commit(w.gather(o))
+			w.settle(w.gather(o))
 		case <-tick.C:
 			more = w.sweepSome()
 		case <-more:
@@ -132,8 +146,8 @@ func (w *writer) take(batch []*op) []*op {
 	return batch
 }
 
-// commit does a batch in one transaction and answers it.
-func (w *writer) commit(batch []*op) {
+// settle does a batch in one transaction and answers it.
+func (w *writer) settle(batch []*op) {
 	batch = slices.DeleteFunc(batch, func(o *op) bool { return o.ctx.Err() != nil }) // nobody waits for it
 	if len(batch) == 0 {
 		return
@@ -155,15 +169,25 @@ func (w *writer) commit(batch []*op) {
 // before it in the batch and by other processes. Without an error it is durable.
 func (w *writer) transact(batch []*op) error {
 	ctx := context.Background() // a batch belongs to no single caller
-	tx, err := w.write.BeginTx(ctx, nil)
-	if err != nil {
+	if _, err := w.begin.ExecContext(ctx); err != nil {
 		return err
 	}
-	defer func() { _ = tx.Rollback() }() // after a commit it does nothing
+	changed, err := w.change(ctx, batch)
+	if err == nil && changed {
+		if _, err = w.commit.ExecContext(ctx); err == nil {
+			return nil
+		}
+	}
+	_, _ = w.rollback.ExecContext(ctx) // fails if SQLite has done it by itself
+	return err
+}
+
+// change has the changes made within a transaction, and says whether there were any.
+func (w *writer) change(ctx context.Context, batch []*op) (bool, error) {
 	now := time.Now()
-	recs, err := w.load(ctx, tx, batch, now)
+	recs, err := w.read(ctx, batch, now)
 	if err != nil {
-		return err
+		return false, err
 	}
 	changed := map[string]bool{}
 	for _, o := range batch {
@@ -174,22 +198,20 @@ func (w *writer) transact(batch []*op) error {
 			changed[o.id] = true
 		}
 	}
-	if len(changed) == 0 {
-		return nil
-	}
-	if err := w.store(ctx, tx, recs, changed); err != nil {
-		return err
-	}
-	return tx.Commit()
+	return len(changed) > 0, w.store(ctx, recs, changed)
 }
 
-// load reads the records of a batch.
-func (w *writer) load(ctx context.Context, tx *sql.Tx, batch []*op, now time.Time) (map[string]engine.Record, error) {
-	args := make([]any, len(batch))
+// read reads the records of a batch.
+func (w *writer) read(ctx context.Context, batch []*op, now time.Time) (map[string]engine.Record, error) {
+	ids := make([]string, len(batch))
 	for i, o := range batch {
-		args[i] = o.id
+		ids[i] = o.id
 	}
-	rows, err := tx.QueryContext(ctx, selectAny+" WHERE id IN (?"+strings.Repeat(",?", len(args)-1)+")", args...)
+	list, err := json.Marshal(ids)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := w.load.QueryContext(ctx, string(list))
 	if err != nil {
 		return nil, err
 	}
@@ -209,7 +231,7 @@ func (w *writer) load(ctx context.Context, tx *sql.Tx, batch []*op, now time.Tim
 }
 
 // store writes the records that changed.
-func (w *writer) store(ctx context.Context, tx *sql.Tx, recs map[string]engine.Record, changed map[string]bool) error {
+func (w *writer) store(ctx context.Context, recs map[string]engine.Record, changed map[string]bool) error {
 	args := make([]any, 0, len(changed)*columnCount)
 	for id := range changed {
 		row, err := values(recs[id])
@@ -218,11 +240,10 @@ func (w *writer) store(ctx context.Context, tx *sql.Tx, recs map[string]engine.R
 		}
 		args = append(args, row...)
 	}
-	many, one := tx.StmtContext(ctx, w.insertMany), tx.StmtContext(ctx, w.insertOne)
 	for len(args) > 0 {
-		stmt, n := one, columnCount
+		stmt, n := w.insertOne, columnCount
 		if len(args) >= insertRows*columnCount {
-			stmt, n = many, insertRows*columnCount
+			stmt, n = w.insertMany, insertRows*columnCount
 		}
 		if _, err := stmt.ExecContext(ctx, args[:n]...); err != nil {
 			return err
