@@ -87,6 +87,35 @@ func TestCommitsReachTheDisk(t *testing.T) {
 	}
 }
 
+// A receipt is a promise: while the transaction with the message cannot be
+// committed there is none, however much else is answered.
+func TestReceiptsWaitForTheCommit(t *testing.T) {
+	r := start(t, Config{})
+	other, err := openDB(r.store.path, 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if _, err := other.ExecContext(t.Context(), "BEGIN IMMEDIATE"); err != nil {
+		t.Fatal(err)
+	}
+	c := r.raw()
+	c.put(frame.SEND, "destination", "q", "receipt", "sent", "x")
+	c.put(frame.SUBSCRIBE, "id", "s", "destination", "empty", "ack", "client-individual", "receipt", "subscribed")
+	if f := c.want(frame.RECEIPT); f.Header.Get("receipt-id") != "subscribed" {
+		t.Errorf("a receipt for %s before its commit", f.Header.Get("receipt-id"))
+	}
+	if n := r.queue("q").Size; n != 0 {
+		t.Errorf("%d messages are in the queue before the commit", n)
+	}
+	if _, err := other.ExecContext(t.Context(), "ROLLBACK"); err != nil {
+		t.Fatal(err)
+	}
+	if f := c.want(frame.RECEIPT); f.Header.Get("receipt-id") != "sent" {
+		t.Errorf("got the receipt for %s", f.Header.Get("receipt-id"))
+	}
+}
+
 func TestNamesUsedOnceAreForgottenAtOpen(t *testing.T) {
 	r := start(t, Config{})
 	c := r.raw()
