@@ -96,8 +96,12 @@ func (p *plain) disconnect() error {
 	if err := p.write(frame.New(frame.DISCONNECT, frame.Receipt, "bye")); err != nil {
 		return err
 	}
-	_, err := p.read(frame.RECEIPT)
-	return err
+	for {
+		f, err := p.in.Read()
+		if err != nil || f != nil && f.Command == frame.RECEIPT {
+			return err // messages that came beyond those that were wanted go back
+		}
+	}
 }
 
 // sendAll is a producer: it sends n messages, so many of them under way at once,
@@ -202,7 +206,10 @@ func takeSorted(address, queue string, n, window, workers int, handle func(*fram
 			return nil
 		})
 	}
-	return errors.Join(g.Wait(), p.disconnect())
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return p.disconnect()
 }
 
 // sorter is what waits for workers. It is safe for concurrent use.

@@ -76,17 +76,19 @@ highest; what must never happen is judged by the worst round.
 	}
 	for _, s := range sections {
 		fmt.Fprintf(&w, "\n## %s\n\n%s\n\n", s.title, s.how)
-		writeTable(&w, s.results)
+		writeTable(&w, s)
 	}
 	return w.Bytes()
 }
 
 // writeTable writes a row for each number of each way.
-func writeTable(w io.Writer, r results) {
+func writeTable(w io.Writer, s section) {
 	fmt.Fprint(w, "| | | median | lowest | highest |\n|---|---|---|---|---|\n")
-	for _, c := range r {
-		fmt.Fprintf(w, "| %s | %s | %s | %s | %s |\n", c.way, c.name,
-			number(c.series.median(), c.unit), number(slices.Min(c.series), c.unit), number(slices.Max(c.series), c.unit))
+	for _, way := range s.ways {
+		for _, c := range s.results[way.name] {
+			fmt.Fprintf(w, "| %s | %s | %s | %s | %s |\n", way.name, c.name,
+				number(c.series.median(), c.unit), number(slices.Min(c.series), c.unit), number(slices.Max(c.series), c.unit))
+		}
 	}
 }
 

@@ -3,8 +3,10 @@ package bench
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"net"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -46,7 +48,21 @@ func openRig(t testing.TB) *rig {
 	r := &rig{embedded: openEmbedded(t), plugin: startPlugin(t)}
 	r.active, r.activeMQ = openActiveMQ(t, "")
 	r.silent, _ = openActiveMQ(t, "<statisticsBrokerPlugin/>")
+	for _, p := range []*pair{r.active, r.silent} {
+		p.warm(t)
+	}
 	return r
+}
+
+// warm has a broker that was just started send and take so many messages that Java
+// has compiled what it runs.
+func (p *pair) warm(t testing.TB) {
+	t.Helper()
+	fmt.Fprintln(os.Stderr, "        a broker warms up")
+	p.fill(t, *messages, engine.WorkQueue, typeNothing, func(i int) int { return i % engine.Levels })
+	if _, err := takeAll(p.address, *messages, engine.DefaultWindow, lanes()...); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // pair is a broker, and records in a folder, with a STOMP client to send with.

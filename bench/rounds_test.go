@@ -2,6 +2,7 @@ package bench
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"runtime"
 	"slices"
@@ -70,7 +71,7 @@ func (s series) times(factor float64) series {
 	return product
 }
 
-// atMost and atLeast judge the median, never the worst round.
+// atMost and atLeast judge the median; never judges the worst round.
 func atMost(limit float64) func(series) bool {
 	return func(s series) bool { return s.median() <= limit }
 }
@@ -83,39 +84,33 @@ func never(limit float64) func(series) bool {
 	return func(s series) bool { return slices.Max(s) <= limit }
 }
 
+// results are the columns of each way.
+type results map[string][]*column
+
 // column is one number of one way, over the rounds.
 type column struct {
-	way, name, unit string
-	series          series
-}
-
-// results are the columns of a measurement, in the order in which they came.
-type results []*column
-
-func (r results) find(way, name string) *column {
-	for _, c := range r {
-		if c.way == way && c.name == name {
-			return c
-		}
-	}
-	return nil
+	name, unit string
+	series     series
 }
 
 // of is the series of one number, which has to be there.
-func (r results) of(way, name string) series {
-	c := r.find(way, name)
-	if c == nil {
-		panic("bench: " + way + " does not measure " + name)
+func (r results) of(way, name string) series { return r.column(way, value{name: name}).series }
+
+// column finds the column of a value, or begins it.
+func (r results) column(way string, v value) *column {
+	for _, c := range r[way] {
+		if c.name == v.name {
+			return c
+		}
 	}
-	return c.series
+	c := &column{name: v.name, unit: v.unit}
+	r[way] = append(r[way], c)
+	return c
 }
 
 // measure runs so many rounds and says on standard error how they go.
 func (m measurement) measure(t testing.TB, rounds int) results {
-	var r results
-	for _, w := range m.ways { // the columns stand in the order of the ways, whichever runs first
-		r = append(r, &column{way: w.name})
-	}
+	r := results{}
 	began := time.Now()
 	for round := range rounds {
 		for i := range m.ways {
@@ -125,33 +120,14 @@ func (m measurement) measure(t testing.TB, rounds int) results {
 			if t.Failed() {
 				t.FailNow()
 			}
-			r = r.add(w.name, values)
-			fmt.Fprintf(os.Stderr, "%6.0fs  round %d of %d  %-10s %-28s %s\n", time.Since(began).Seconds(), round+1, rounds, m.name, w.name, sentence(values))
+			for _, v := range values {
+				c := r.column(w.name, v)
+				c.series = append(c.series, v.v)
+			}
+			fmt.Fprintf(os.Stderr, "%6.0fs  round %d of %d  %-10s  %-26s  %s\n", time.Since(began).Seconds(), round+1, rounds, m.name, w.name, sentence(values))
 		}
-	}
-	return slices.DeleteFunc(r, func(c *column) bool { return c.name == "" })
-}
-
-func (r results) add(way string, values []value) results {
-	for _, v := range values {
-		c := r.find(way, v.name)
-		if c == nil {
-			c = &column{way: way, name: v.name, unit: v.unit}
-			r = slices.Insert(r, 1+slices.IndexFunc(r, func(c *column) bool { return c.way == way })+r.count(way)-1, c)
-		}
-		c.series = append(c.series, v.v)
 	}
 	return r
-}
-
-// count is how many columns the way has, its place included.
-func (r results) count(way string) (n int) {
-	for _, c := range r {
-		if c.way == way {
-			n++
-		}
-	}
-	return n
 }
 
 func sentence(values []value) string {
@@ -166,14 +142,11 @@ func sentence(values []value) string {
 func number(v float64, unit string) string {
 	var text string
 	switch {
-	case v == 0:
-		text = "0"
+	case v < 1000 && v == math.Trunc(v):
+		text = fmt.Sprint(int(v))
 	case v >= 1000:
-		n := int64(v + 0.5)
-		for step := int64(1); step*1000 <= n; step *= 10 {
-			n = (n + step/2) / step * step
-		}
-		text = fmt.Sprint(n)
+		digits := math.Pow(10, math.Floor(math.Log10(v))-2)
+		text = fmt.Sprintf("%.0f", math.Round(v/digits)*digits)
 		for i := len(text) - 3; i > 0; i -= 3 {
 			text = text[:i] + "," + text[i:]
 		}
@@ -192,7 +165,7 @@ func number(v float64, unit string) string {
 	return text + " " + unit
 }
 
-// since turns a count and a time into a rate.
+// rate turns a count and a time into a rate.
 func rate(name string, n int, took time.Duration) value {
 	return value{name, "/s", float64(n) / took.Seconds()}
 }
