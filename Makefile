@@ -38,9 +38,9 @@ test: ## Set up what the tests need, then run them all with the race detector
 	go test -race -timeout 10m -json ./... | $(CACHE)/bin/suites
 
 # A look that takes no report: make bench ROUNDS=1 MESSAGES=2000, or ONLY=order.
-ROUNDS   := 7
-MESSAGES := 20000
-ONLY     := .
+bench: ROUNDS   := 7
+bench: MESSAGES := 20000
+bench: ONLY     := .
 
 .PHONY: bench
 bench: ## Measure beside others, in rounds, and write docs/performance.md
@@ -54,9 +54,9 @@ bench/micro: ## Run the benchmarks of single packages
 
 # Of chaos: how many rounds, what decides them (0: any; it is printed), and how
 # often the time until it is back is measured.
-ROUNDS   ?= 50
-SEED     ?= 0
-RESTARTS ?= 20
+chaos: ROUNDS   := 50
+chaos: SEED     := 0
+chaos: RESTARTS := 20
 
 .PHONY: chaos
 chaos: ## Kill engines, plugins, brokers and connections, and close the books: ROUNDS=50 SEED=7 RESTARTS=20
