@@ -68,7 +68,7 @@ func (a Account) String() string {
 func (l *Ledger) Close(ctx context.Context, from Evidence) (Account, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	b := &books{sent: l.sent, effects: map[string][]Effect{}, dead: map[string][]string{}, records: map[string]engine.Record{}}
+	b := &books{sent: l.sent, effects: map[string][]Effect{}, dead: map[string][]letter{}, records: map[string]engine.Record{}}
 	for _, path := range from.Effects {
 		effects, err := ReadEffects(path)
 		if err != nil {
@@ -93,10 +93,13 @@ func (l *Ledger) Close(ctx context.Context, from Evidence) (Account, error) {
 type books struct {
 	sent    map[string]*entry
 	effects map[string][]Effect // by key
-	dead    map[string][]string // by id: the reasons of its dead letters
+	dead    map[string][]letter // by id
 	records map[string]engine.Record
 	account Account
 }
+
+// letter is why a copy is in the dead-letter queue.
+type letter struct{ reason, detail string }
 
 // drain empties every queue; only the dead-letter queue may have something.
 func (b *books) drain(ctx context.Context, address string) error {
@@ -126,7 +129,7 @@ func (b *books) drain(ctx context.Context, address string) error {
 		for _, d := range found[i] {
 			id := d.Headers[engine.HeaderID]
 			if queue == engine.DeadQueue {
-				b.dead[id] = append(b.dead[id], d.Headers[engine.HeaderDeadReason])
+				b.dead[id] = append(b.dead[id], letter{d.Headers[engine.HeaderDeadReason], d.Headers[engine.HeaderDeadDetail]})
 				continue
 			}
 			b.unexpectedf("%s is left in %s", id, queue)
@@ -194,7 +197,7 @@ func (b *books) close() {
 func (b *books) ended(id string, k Kind, must bool) (done, dead int) {
 	rec, effects, letters := b.records[id], b.effects[id], b.dead[id]
 	b.account.Duplicated += max(len(effects)-1, 0)
-	crashed := slices.Contains(letters, engine.ReasonCrashedPlugin)
+	crashed := slices.ContainsFunc(letters, func(l letter) bool { return l.reason == engine.ReasonCrashedPlugin })
 	switch {
 	case rec.State == engine.Done && len(effects) > 0:
 		done = 1
@@ -212,7 +215,7 @@ func (b *books) ended(id string, k Kind, must bool) (done, dead int) {
 		b.unexpectedf("%s (%s) has an effect, though it always fails", id, k.Type)
 	}
 	if len(letters) > 0 && k.Ends == Done && !crashed {
-		b.unexpectedf("%s (%s) is dead: %s", id, k.Type, strings.Join(letters, ", "))
+		b.unexpectedf("%s (%s) is dead: %v", id, k.Type, letters)
 	}
 	for _, e := range effects {
 		if e.ID != id || e.Type != k.Type {

@@ -23,22 +23,22 @@ func TestHowAMessageEnds(t *testing.T) {
 		unacked bool
 		record  engine.Record
 		effects []Effect
-		letters []string
+		letters []letter
 		want    Account
 	}{
 		"done":                            {kind: ok, record: done, effects: []Effect{effect}, want: Account{Acknowledged: 1, Done: 1}},
 		"done twice":                      {kind: ok, record: done, effects: []Effect{effect, effect}, want: Account{Acknowledged: 1, Done: 1, Duplicated: 1}},
-		"done, after a dead letter":       {kind: ok, record: done, effects: []Effect{effect}, letters: []string{engine.ReasonCrashedPlugin}, want: Account{Acknowledged: 1, Done: 1, Duplicated: 1}},
+		"done, after a dead letter":       {kind: ok, record: done, effects: []Effect{effect}, letters: []letter{{reason: engine.ReasonCrashedPlugin}}, want: Account{Acknowledged: 1, Done: 1, Duplicated: 1}},
 		"done, without its effect":        {kind: ok, record: done, want: Account{Acknowledged: 1, Lost: 1}},
 		"no record":                       {kind: ok, want: Account{Acknowledged: 1, Lost: 1}},
 		"an effect and no record":         {kind: ok, effects: []Effect{effect}, want: Account{Acknowledged: 1, Lost: 1}},
 		"delayed for ever":                {kind: ok, record: engine.Record{State: engine.Delayed}, want: Account{Acknowledged: 1, Lost: 1}},
 		"cancelled":                       {kind: ok, record: engine.Record{State: engine.Cancelled}, want: Account{Acknowledged: 1, Lost: 1}},
-		"dead":                            {kind: fails, record: dead, letters: []string{"exhausted"}, want: Account{Acknowledged: 1, Dead: 1}},
-		"dead, with two copies":           {kind: fails, record: dead, letters: []string{"exhausted", "exhausted"}, want: Account{Acknowledged: 1, Dead: 1, Duplicated: 1}},
+		"dead":                            {kind: fails, record: dead, letters: []letter{{reason: "exhausted"}}, want: Account{Acknowledged: 1, Dead: 1}},
+		"dead, with two copies":           {kind: fails, record: dead, letters: []letter{{reason: "exhausted"}, {reason: "exhausted"}}, want: Account{Acknowledged: 1, Dead: 1, Duplicated: 1}},
 		"dead, without a copy":            {kind: fails, record: dead, want: Account{Acknowledged: 1, Lost: 1}},
-		"dead, by crashes":                {kind: ok, record: dead, letters: []string{engine.ReasonCrashedPlugin}, want: Account{Acknowledged: 1, Dead: 1}},
-		"dead, for no reason":             {kind: ok, record: dead, letters: []string{"exhausted"}, want: Account{Acknowledged: 1, Dead: 1, Unexpected: 1}},
+		"dead, by crashes":                {kind: ok, record: dead, letters: []letter{{reason: engine.ReasonCrashedPlugin}}, want: Account{Acknowledged: 1, Dead: 1}},
+		"dead, for no reason":             {kind: ok, record: dead, letters: []letter{{reason: "exhausted"}}, want: Account{Acknowledged: 1, Dead: 1, Unexpected: 1}},
 		"done, though it fails":           {kind: fails, record: done, effects: []Effect{effect}, want: Account{Acknowledged: 1, Done: 1, Unexpected: 1}},
 		"another type's effect":           {kind: ok, record: done, effects: []Effect{{ID: "1", Key: "1", Type: "b"}}, want: Account{Acknowledged: 1, Done: 1, Unexpected: 1}},
 		"not acknowledged, and gone":      {kind: ok, unacked: true, want: Account{}},
@@ -48,7 +48,7 @@ func TestHowAMessageEnds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := books{
 				sent:    map[string]*entry{"1": {kind: test.kind, acknowledged: !test.unacked}},
-				effects: map[string][]Effect{"1": test.effects}, dead: map[string][]string{"1": test.letters},
+				effects: map[string][]Effect{"1": test.effects}, dead: map[string][]letter{"1": test.letters},
 				records: map[string]engine.Record{"1": test.record},
 			}
 			b.close()
@@ -90,7 +90,7 @@ func TestWhatFollowsOnADoneMessageMustBeThere(t *testing.T) {
 	wantAccount(t, b.account, Account{Acknowledged: 1, Done: 1, FollowOns: 1, Lost: 1})
 
 	b = open()
-	b.records["1"], b.dead = engine.Record{State: engine.Dead}, map[string][]string{"1": {engine.ReasonCrashedPlugin}}
+	b.records["1"], b.dead = engine.Record{State: engine.Dead}, map[string][]letter{"1": {{reason: engine.ReasonCrashedPlugin}}}
 	b.close() // dead in the end, after an attempt whose follow-on was sent
 	wantAccount(t, b.account, Account{Acknowledged: 1, Dead: 1})
 
@@ -102,7 +102,7 @@ func TestWhatFollowsOnADoneMessageMustBeThere(t *testing.T) {
 }
 
 func TestWhatNobodySentIsUnexpected(t *testing.T) {
-	b := books{effects: map[string][]Effect{"x": {{}}}, dead: map[string][]string{"y": {"no_type"}}}
+	b := books{effects: map[string][]Effect{"x": {{}}}, dead: map[string][]letter{"y": {{reason: "no_type"}}}}
 	b.close()
 	wantAccount(t, b.account, Account{Unexpected: 2})
 }
