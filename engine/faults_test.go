@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"usher/engine"
@@ -252,6 +253,23 @@ func TestAnAttemptIsStoppedWhenItsClaimCannotBeRenewed(t *testing.T) {
 			t.Errorf("%d attempts are counted, want 1", rec.Attempts)
 		}
 		r.wantEmpty()
+	}, func(c *engine.Config) { c.Types["a"] = engine.Type{Timeout: time.Hour} })
+}
+
+// A store that took longer for each claim than its first lease would have stopped
+// every attempt.
+func TestOnASlowStoreClaimedMessagesAreDone(t *testing.T) {
+	x := newEffects(3 * time.Second)
+	run(t, x.handle, func(r *rig) {
+		r.send("1", "a")
+		for range 60 {
+			release := r.faulty.Hold(enginetest.CallClaim)
+			r.after(1400 * time.Millisecond)
+			release()
+			synctest.Wait()
+		}
+		x.want(t, "1", 1)
+		r.wantState("1", engine.Done)
 	}, func(c *engine.Config) { c.Types["a"] = engine.Type{Timeout: time.Hour} })
 }
 

@@ -38,6 +38,7 @@ type item struct {
 	mustClaim   bool
 	token       string // of our claim; "": not claimed
 	held        *lease // renews it; nil: nothing does
+	losses      int    // of claims, since the store was too slow to renew them
 	attempts    int    // that ended, over all copies
 	crashes     int
 	firstFailed time.Time
@@ -53,12 +54,13 @@ type item struct {
 func (it *item) key() string { return it.msg.id }
 
 // claimFor asks for the message in the name of this delivery; with the token of
-// a claim that it has already, to renew that.
+// a claim that it has already, to renew that. After losses it asks for more time,
+// or it would never be done on a slow store.
 func (it *item) claimFor(token string) Claim {
 	now := time.Now()
 	return Claim{
 		ID: it.msg.id, Type: it.msg.typ, Digest: it.msg.digest, Priority: it.msg.priority, Hop: it.msg.hop,
-		Mark: ClaimMark{Token: token, BrokerID: it.brokerID, Until: now.Add(firstLease)}, Now: now,
+		Mark: ClaimMark{Token: token, BrokerID: it.brokerID, Until: now.Add(min(firstLease<<min(it.losses, 3), claimLease))}, Now: now,
 	}
 }
 

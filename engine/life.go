@@ -467,7 +467,7 @@ func (l *lease) end() {
 // renew returns nil when ctx ends, and otherwise why the claim is lost. It gives
 // up in time for the attempt to be stopped before anybody else may begin one.
 func (e *Engine) renew(ctx context.Context, c Claim) error {
-	for lease := firstLease; ; {
+	for lease := c.Mark.Until.Sub(c.Now); ; {
 		select {
 		case <-time.After(lease / 4):
 		case <-ctx.Done():
@@ -496,6 +496,7 @@ func (e *Engine) lostClaim(it *item, err error) {
 	e.freeSlot(it)
 	e.observe(it.event(Event{Kind: EventRan, Outcome: OutcomeNotStarted, Detail: err.Error()}))
 	it.token = ""
+	it.losses++
 	if it.delivery.Epoch != e.epoch || e.draining {
 		e.forget(it)
 		return
