@@ -256,6 +256,31 @@ func TestAnAttemptIsStoppedWhenItsClaimCannotBeRenewed(t *testing.T) {
 	}, func(c *engine.Config) { c.Types["a"] = engine.Type{Timeout: time.Hour} })
 }
 
+func TestAnAttemptWhoseClaimIsLostIsNotToldThatItTookTooLong(t *testing.T) {
+	var causes []error
+	h := func(ctx context.Context, _ *handlers.Message) error {
+		select {
+		case <-time.After(30 * time.Second):
+			return nil
+		case <-ctx.Done():
+			causes = append(causes, context.Cause(ctx))
+			return ctx.Err()
+		}
+	}
+	run(t, h, func(r *rig) {
+		r.send("1", "a")
+		r.after(time.Second)
+		release := r.faulty.Hold(enginetest.CallClaim) // until a deadline of the engine's own
+		r.after(10 * time.Second)
+		release()
+		r.after(time.Minute)
+		if len(causes) == 0 || slices.ContainsFunc(causes, func(err error) bool { return errors.Is(err, context.DeadlineExceeded) }) {
+			t.Errorf("attempts were stopped because of %v, want some, and none that is a deadline", causes)
+		}
+		r.wantState("1", engine.Done)
+	}, func(c *engine.Config) { c.Types["a"] = engine.Type{Timeout: time.Hour} })
+}
+
 // A store that took longer for each claim than its first lease would have stopped
 // every attempt.
 func TestOnASlowStoreClaimedMessagesAreDone(t *testing.T) {

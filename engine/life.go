@@ -484,7 +484,8 @@ func (e *Engine) renew(ctx context.Context, c Claim) error {
 		case err == nil:
 			c, lease = next, longer
 		case over && ctx.Err() == nil, errors.Is(err, ErrGuarded):
-			return fmt.Errorf("%w (%s): %w", errClaimLost, c.ID, err)
+			// Not wrapped: it may be a deadline of ours, which is not the message's.
+			return fmt.Errorf("%w (%s): %s", errClaimLost, c.ID, err.Error())
 		}
 	}
 }
