@@ -102,6 +102,7 @@ func describe(t testing.TB, r *rig) [][2]string {
 	return [][2]string{
 		{"processors", fmt.Sprintf("%d × %s", runtime.NumCPU(), lineOf("/proc/cpuinfo", "model name"))},
 		{"memory", lineOf("/proc/meminfo", "MemTotal")},
+		{"a run", fmt.Sprintf("%d messages, bodies of %d bytes", *messages, bodyBytes)},
 		{"a write of 4 KiB with fsync", number(float64(sync.Microseconds())/1000, "ms") + " (median of 200)"},
 		{"Go", strings.TrimPrefix(runtime.Version(), "go") + " " + runtime.GOOS + "/" + runtime.GOARCH},
 		{"ActiveMQ", r.activeMQ.Version() + ", 512 MB of heap, KahaDB with a sync for each commit, configured by `usher deploy broker-xml`"},

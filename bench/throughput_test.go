@@ -20,9 +20,9 @@ func throughput(r *rig) measurement {
 		how: `20,000 messages with bodies of 512 bytes wait on disk; the handler returns at once. *usher* is the engine with its default of 32
 slots and a window of 100, a plugin process, and records on disk: each message is looked up, run by the plugin, recorded with an fsync it shares
 with others, and acked. *Bare* is a STOMP client that receives from the same queues with the same window, acks each message, and does nothing else: no
-parsing beyond the frame, no record, no second process. Rates count from the first message to the last ack. The time of processors is what each
-process used meanwhile, divided by the messages; the broker's includes its collector and compiler. What limits usher here is that time: where it
-and the broker's add up to more than the machine has cores, more cores help and nothing else does.`,
+parsing beyond the frame, no record, no second process. Rates count from the first message to the last ack. *CPU a message* is the time that
+the process used on all cores meanwhile, divided by the messages; the broker's includes its collector and compiler. What limits usher here are the
+cores: engine, plugin and broker share them, so the rate is at most the number of cores divided by the sum of what the three use for a message.`,
 		ways: []way{
 			{usher, func(t testing.TB) []value { return r.engineRate(t, same) }},
 			{bare, func(t testing.TB) []value { return r.bareRate(t, same) }},
@@ -50,7 +50,7 @@ func (r *rig) engineRate(t testing.TB, level func(int) int) []value {
 	u := r.used(t).minus(before)
 	return []value{
 		rate("rate", *messages, s.took()),
-		perMessage("engine", u.self), perMessage("plugin", u.plugin), perMessage("broker", u.broker),
+		perMessage("CPU a message, engine", u.self), perMessage("CPU a message, plugin", u.plugin), perMessage("CPU a message, broker", u.broker),
 		millis("held in all", s.held),
 	}
 }
@@ -65,7 +65,7 @@ func (r *rig) bareRate(t testing.TB, level func(int) int) []value {
 	}
 	u := r.used(t).minus(before)
 	return []value{
-		rate("rate", *messages, took), perMessage("client", u.self), perMessage("broker", u.broker),
+		rate("rate", *messages, took), perMessage("CPU a message, client", u.self), perMessage("CPU a message, broker", u.broker),
 	}
 }
 
