@@ -252,15 +252,17 @@ func (e *Engine) token() string {
 	return e.instance + "-" + strconv.FormatUint(e.tokens.Add(1), 10)
 }
 
-// wake lets what has waited here go on.
+// wake lets what has waited here go on: to its next attempt, or, if it waited for
+// something else, to be looked at again.
 func (e *Engine) wake(now time.Time) {
 	for len(e.waiting) > 0 && !e.waiting[0].wakeAt.After(now) {
 		it := e.waiting[0]
 		e.stopWaiting(it)
-		if it.attempts == 0 && it.crashes == 0 {
+		if !it.again {
 			e.enqueueLookUp(it)
 			continue
 		}
+		it.again = false
 		e.makeReady(it)
 	}
 }

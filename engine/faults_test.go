@@ -152,6 +152,24 @@ func TestALiveClaimOfTheSameDeliveryIsWaitedFor(t *testing.T) {
 	})
 }
 
+// What had been tried before was started without being admitted, and so with no
+// time at all: dead, "attempt 2 of 0: stopped after 0s".
+func TestWhatWaitsForALiveClaimIsAdmittedAlthoughItWasTriedBefore(t *testing.T) {
+	x := newEffects(time.Millisecond)
+	run(t, x.handle, func(r *rig) {
+		r.stop()
+		r.send("1", "a", engine.HeaderAttempts, "1")
+		r.claimFor("1", r.broker.Queue(engine.WorkQueue + ".p4")[0].Headers[engine.HeaderMessageID], time.Now().Add(5*time.Second))
+		r.start()
+		r.after(10 * time.Second)
+		x.want(t, "1", 1)
+		if rec := r.wantState("1", engine.Done); rec.Attempts != 2 {
+			t.Errorf("%d attempts are counted, want 2", rec.Attempts)
+		}
+		r.wantEmpty()
+	})
+}
+
 func TestAClaimIsRenewedWhileItsMessageRuns(t *testing.T) {
 	x := newEffects(time.Minute)
 	run(t, x.handle, func(r *rig) {

@@ -38,6 +38,7 @@ type item struct {
 	mustClaim   bool
 	token       string // of our claim; "": not claimed
 	held        *lease // renews it; nil: nothing does
+	again       bool   // it waits here for its next attempt
 	losses      int    // of claims, since the store was too slow to renew them
 	attempts    int    // that ended, over all copies
 	crashes     int

@@ -370,6 +370,7 @@ func (e *Engine) ran(it *item, d decision, emitted []handlers.FollowOn, took tim
 	}
 	if d.action == actAgain && (d.wait == 0 || e.mayWait(it)) {
 		it.held.drop()
+		it.again = true
 		e.startWaiting(it, now.Add(d.wait))
 		e.tell(it, Retrying, now.Add(d.wait))
 		return
