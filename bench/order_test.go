@@ -34,7 +34,7 @@ func order(r *rig) measurement {
 		return func(t testing.TB) []value {
 			o := runBacklog(t, p, *messages)
 			return []value{
-				{"early", "", float64(o.early)}, millis("longest hold", o.longest), millis("held in all", o.held),
+				{"early", "", float64(o.early)}, {"started again", "", float64(o.again)}, millis("longest hold", o.longest), millis("held in all", o.held),
 				rate("all messages", o.started, o.took),
 			}
 		}
@@ -65,6 +65,7 @@ the broker has answered or delivered.`,
 // ordered is how a backlog went.
 type ordered struct {
 	started, early      int
+	again               int
 	held, longest, took time.Duration
 }
 
@@ -75,7 +76,7 @@ func runBacklog(t testing.TB, p *pair, n int) ordered {
 	s := newStarts(n)
 	h := handlers.HandlerFunc(func(ctx context.Context, _ *handlers.Message) error { return work(ctx, orderWork) })
 	p.run(t, inProcess{h, engine.DefaultSlots, make(chan struct{}, 1)}, s, orderSlots)
-	r := ordered{started: len(s.levels), held: s.held, longest: s.longest, took: s.took()}
+	r := ordered{started: len(s.levels), again: s.again, held: s.held, longest: s.longest, took: s.took()}
 	highest := -1
 	for _, level := range slices.Backward(s.levels) {
 		if level < highest {

@@ -171,8 +171,8 @@ func (h inProcess) Plugin(string) (string, bool) { return "test", true }
 func (h inProcess) Credit(string) int            { return h.credit }
 func (h inProcess) Changed() <-chan struct{}     { return h.changed }
 
-// starts notes the levels in the order in which their messages got a slot, how
-// long slots were held, and counts what is settled.
+// starts notes the levels in the order in which their messages first got a slot,
+// how long slots were held, and counts what is settled.
 type starts struct {
 	begun chan struct{} // closed when the first has a slot
 	all   chan struct{} // closed when want are settled
@@ -180,13 +180,15 @@ type starts struct {
 
 	mu            sync.Mutex // guards the rest
 	levels        []int
+	ids           map[string]bool // of those
+	again         int             // starts of messages that had started before: their claim was lost
 	settled       int
 	held, longest time.Duration
 	first, last   time.Time
 }
 
 func newStarts(want int) *starts {
-	return &starts{want: want, begun: make(chan struct{}), all: make(chan struct{})}
+	return &starts{want: want, begun: make(chan struct{}), all: make(chan struct{}), ids: make(map[string]bool, want)}
 }
 
 func (s *starts) Observe(ev engine.Event) {
@@ -198,6 +200,11 @@ func (s *starts) Observe(ev engine.Event) {
 			s.first = ev.At
 			close(s.begun)
 		}
+		if s.ids[ev.ID] {
+			s.again++
+			return
+		}
+		s.ids[ev.ID] = true
 		s.levels = append(s.levels, ev.Level)
 	case engine.EventHeld:
 		s.held += ev.Wait

@@ -12,7 +12,7 @@ const (
 	depthStale     = 5 * time.Second         // how old it may be while the next is on its way
 	depthHurry     = 10 * time.Millisecond   // least time between questions while slots idle for order's sake
 	lateAfter      = 250 * time.Millisecond  // what waited longer came out of a backlog
-	lateFor        = 100 * time.Millisecond  // how long that says something of what follows
+	lateFor        = 250 * time.Millisecond  // how long that says something of what follows, while a place is free
 	silentAfter    = 2 * time.Second         // a free window this long without a delivery is not behind
 	subscribeGrace = 300 * time.Millisecond  // to let every lane deliver after (re)subscribing
 	answerGrace    = 2 * time.Second         // to let the session's first answer come, which a cold broker takes long for
@@ -30,7 +30,7 @@ type lanes struct {
 	level    [Levels]lane
 	unsorted lane
 	came     uint64  // deliveries in this session
-	asking   bool    // a question is under way, or was not answered
+	asking   bool    // a question is under way, or was not answered, or its answer not applied yet
 	answered bool    // the broker has told in this session
 	mute     bool    // the broker never tells, as far as we know; outlives the session
 	answer   *Depths // to be applied when what it counts as in flight has come
@@ -122,7 +122,7 @@ func (l *lanes) full(n *lane) bool { return n.inHand-n.leaving >= l.window }
 func (l *lanes) told(d Depths, err error) {
 	switch {
 	case err == nil:
-		l.asking, l.mute = false, false
+		l.mute = false
 		l.depths(d)
 	case errors.Is(err, ErrNoStatistics):
 		l.asking, l.mute = false, true
@@ -137,7 +137,7 @@ func (l *lanes) depths(d Depths) {
 		l.answer = &d
 		return
 	}
-	l.answered = true
+	l.asking, l.answered = false, true
 	for i, depth := range d.Lanes {
 		n := l.lane(i)
 		n.asked = d.At
@@ -176,8 +176,10 @@ func (l *lanes) behind(i int, now time.Time) bool {
 	if known && (n.waiting > 0 || n.filled) {
 		return true
 	}
-	evidence := now.Sub(n.lateAt) < lateFor || l.asking && now.Sub(n.lateAt) < depthStale
-	return evidence && n.asked.Before(n.lateAt)
+	if n.lateAt.IsZero() || n.lateAt.Before(n.last) || !n.asked.Before(n.lateAt) {
+		return false // what came last had not waited, or the broker has told since
+	}
+	return now.Sub(later(n.lateAt, n.freeSince)) < lateFor || l.asking && now.Sub(n.lateAt) < depthStale
 }
 
 // floor is the lowest level that may be taken now: that of the highest lane

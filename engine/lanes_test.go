@@ -76,15 +76,57 @@ func TestWithoutStatisticsOldMessagesTellOfMore(t *testing.T) {
 	l := newLanes(2)
 	l.reset(noon.Add(-time.Second))
 	l.deliveredOne(7, noon.Add(-time.Second), noon)
-	if floor := l.floor(noon.Add(99 * time.Millisecond)); floor != 7 {
+	if floor := l.floor(noon.Add(249 * time.Millisecond)); floor != 7 {
 		t.Errorf("floor %d, want 7: what came had waited a second", floor)
 	}
-	if floor := l.floor(noon.Add(100 * time.Millisecond)); floor != 0 {
-		t.Errorf("floor %d after 100 ms, want 0", floor)
+	if floor := l.floor(noon.Add(250 * time.Millisecond)); floor != 0 {
+		t.Errorf("floor %d after 250 ms, want 0", floor)
 	}
 	l.deliveredOne(7, noon.Add(time.Second-lateAfter), noon.Add(time.Second))
 	if floor := l.floor(noon.Add(time.Second)); floor != 0 {
 		t.Errorf("floor %d, want 0: what came had hardly waited", floor)
+	}
+}
+
+// A full window of a backlog was settled at once, and the broker took longer than
+// that evidence held to fill it again: all slots went to the next level.
+func TestEvidenceHoldsFromWhenTheWindowHasAPlaceAgain(t *testing.T) {
+	l := newLanes(2)
+	l.reset(noon.Add(-time.Second))
+	for range 2 {
+		l.deliveredOne(7, noon.Add(-time.Minute), noon)
+	}
+	freed := noon.Add(700 * time.Millisecond)
+	l.ackedOne(7, freed)
+	l.ackedOne(7, freed)
+	if floor := l.floor(freed.Add(249 * time.Millisecond)); floor != 7 {
+		t.Errorf("floor %d, want 7: until now there was no place for more", floor)
+	}
+	if floor := l.floor(freed.Add(250 * time.Millisecond)); floor != 0 {
+		t.Errorf("floor %d, want 0: there was a place for 250 ms", floor)
+	}
+}
+
+func TestALaneWhoseLastMessageHadNotWaitedIsNotBehind(t *testing.T) {
+	l := newLanes(3)
+	l.reset(noon.Add(-time.Second))
+	l.deliveredOne(7, noon.Add(-time.Minute), noon)
+	l.deliveredOne(7, noon, noon.Add(time.Millisecond))
+	if floor := l.floor(noon.Add(2 * time.Millisecond)); floor != 0 {
+		t.Errorf("floor %d, want 0: its backlog has come to an end", floor)
+	}
+}
+
+// An answer that waited for deliveries counted as given: for a moment nothing
+// was known and nothing was asked, and all slots went to the next level.
+func TestAnAnswerThatWaitsForDeliveriesIsNotGivenYet(t *testing.T) {
+	l := newLanes(2)
+	l.reset(noon.Add(-time.Second))
+	l.asking = true
+	l.deliveredOne(7, noon.Add(-time.Minute), noon)
+	l.told(Depths{At: noon, After: 2, Lanes: map[int]Depth{7: {Size: 9, InFlight: 1}}}, nil)
+	if floor := l.floor(noon.Add(time.Second)); floor != 7 {
+		t.Errorf("floor %d, want 7: what came had waited, and the answer does not count yet", floor)
 	}
 }
 

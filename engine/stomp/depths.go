@@ -19,11 +19,9 @@ import (
 )
 
 const (
-	// depthsTimeout is how long the broker has to tell, and firstDepths how long it
-	// has for the first time in a session: ActiveMQ 5.18.3, just started and on a
-	// busy machine, took over 2 s to write its first answer.
-	depthsTimeout = 2 * time.Second
-	firstDepths   = 5 * time.Second
+	// depthsTimeout is how long the broker has to tell. (ActiveMQ 5.18.3, just
+	// started and on a busy machine, took over 2 s to write its first answer.)
+	depthsTimeout = 5 * time.Second
 	// depthsPause is how long a broker that did not tell is not asked again:
 	// without the plugin, each question is a message in a queue that nobody reads.
 	depthsPause = time.Minute
@@ -48,7 +46,7 @@ type depths struct {
 	deadAsked  time.Time // when the queue of dead letters was asked about last
 
 	mu      sync.Mutex // guards the rest
-	told    bool       // it has answered, maybe late: it has the plugin, however busy it is
+	told    bool       // it has answered
 	call    string     // the prefix of the correlation ids of the call that is under way
 	answers chan<- depthAnswer
 	dead    *engine.Depth // the queue of dead letters; never changed, but replaced
@@ -78,6 +76,12 @@ func (d *depths) lastAnswer() (engine.Depths, error) {
 	return d.last, d.lastErr
 }
 
+// fenceID, in the place of a lane, is what comes behind the answers.
+const (
+	fenceID   = "fence"
+	fenceLane = engine.Unsorted - 1
+)
+
 type depthAnswer struct {
 	lane  int
 	depth engine.Depth
@@ -90,12 +94,15 @@ func (d *depths) answer(f *frame.Frame, after uint64) {
 	call, id, ok := strings.Cut(f.Header.Get("correlation-id"), "/")
 	lane, isLane := laneOf(id)
 	depth, isDepth := parseDepth(f.Body)
+	if id == fenceID {
+		lane, isLane, isDepth = fenceLane, true, true
+	}
 	if !ok || !isDepth || !isLane && id != deadID {
 		return
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.told = true
+	d.told = d.told || id != fenceID
 	if id == deadID {
 		d.dead = &depth
 		return
@@ -116,18 +123,10 @@ func (d *depths) expect(call string, answers chan<- depthAnswer) {
 	d.call, d.answers = call, answers
 }
 
-// hasTold says whether the broker has ever answered in this session.
-func (d *depths) hasTold() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.told
-}
-
-// Depths asks the broker on the consuming session. It waits at most 2 s, the
-// first time in a session 5 s. The answer has the lanes that the broker told of. A broker that never told in this
-// session gives [engine.ErrNoStatistics] and is asked again only after a minute;
-// one that told, be it too late, is just slow, which is another error, and may be
-// asked at once. So is that there is no session.
+// Depths asks the broker on the consuming session. It waits at most 5 s. The
+// answer has the lanes that the broker told of. A broker that tells nothing gives
+// [engine.ErrNoStatistics] and is asked again only after a minute; one that is
+// slow gives another error, and may be asked at once. So is that there is no session.
 func (b *Broker) Depths(ctx context.Context) (engine.Depths, error) {
 	b.mu.Lock()
 	c, subscribed := b.current, !b.since.IsZero()
@@ -153,15 +152,10 @@ func (c *consumer) askDepths(parent context.Context) (engine.Depths, error) {
 		return engine.Depths{}, parent.Err()
 	}
 	d := &c.depths
-	if !d.silent.IsZero() && time.Since(d.silent) < depthsPause && !d.hasTold() {
+	if !d.silent.IsZero() && time.Since(d.silent) < depthsPause {
 		return engine.Depths{}, engine.ErrNoStatistics
 	}
-	most := depthsTimeout
-	if d.calls == 0 {
-		most = firstDepths
-	}
-	ctx, cancel := context.WithTimeoutCause(parent, most,
-		fmt.Errorf("no answer within %v; is statisticsBrokerPlugin in the broker's XML?", most))
+	ctx, cancel := context.WithTimeoutCause(parent, depthsTimeout, fmt.Errorf("no answer within %v", depthsTimeout))
 	defer cancel()
 	found := engine.Depths{At: time.Now(), Epoch: c.epoch, Lanes: map[int]engine.Depth{}}
 	err := c.collectDepths(ctx, &found)
@@ -172,11 +166,10 @@ func (c *consumer) askDepths(parent context.Context) (engine.Depths, error) {
 		return engine.Depths{}, c.Err()
 	case len(found.Lanes) > 0:
 		return found, nil
-	case d.hasTold():
-		return engine.Depths{}, err
+	case errors.Is(err, engine.ErrNoStatistics):
+		d.silent = time.Now()
 	}
-	d.silent = time.Now()
-	return engine.Depths{}, fmt.Errorf("%w: %w", engine.ErrNoStatistics, err)
+	return engine.Depths{}, err
 }
 
 // collectDepths asks about every lane at once and fills found with the answers
@@ -184,11 +177,11 @@ func (c *consumer) askDepths(parent context.Context) (engine.Depths, error) {
 func (c *consumer) collectDepths(ctx context.Context, found *engine.Depths) error {
 	d := &c.depths
 	if err := c.subscribeDepths(ctx); err != nil {
-		return err
+		return noStatistics(ctx, err)
 	}
 	d.calls++
 	call := strconv.FormatUint(d.calls, 10)
-	answers := make(chan depthAnswer, len(lanes())) // one for each question
+	answers := make(chan depthAnswer, len(lanes())+1) // one for each question, and the fence
 	d.expect(call, answers)
 	defer d.expect("", nil)
 	if err := c.askDead(ctx, call); err != nil {
@@ -203,18 +196,49 @@ func (c *consumer) collectDepths(ctx context.Context, found *engine.Depths) erro
 		defer p.Drop()
 		asked = append(asked, p)
 	}
+	if err := c.fence(ctx, call); err != nil {
+		return err
+	}
 	for len(found.Lanes) < len(asked) {
 		select {
 		case a := <-answers:
+			if a.lane == fenceLane {
+				return unanswered(found, asked)
+			}
 			found.Lanes[a.lane], found.After = a.depth, a.after
 		case <-ctx.Done():
-			return cmp.Or(refusal(asked), context.Cause(ctx))
+			return context.Cause(ctx)
 		case <-c.Done():
 			return c.Err()
 		}
 	}
 	found.Dead = d.lastDead()
 	return nil
+}
+
+// unanswered is what it means that the fence came before all answers: without any
+// there is no plugin, unless the broker has refused the questions.
+func unanswered(found *engine.Depths, asked []session.Pending) error {
+	if len(found.Lanes) > 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", engine.ErrNoStatistics, cmp.Or(refusal(asked), errors.New("is statisticsBrokerPlugin in its XML?")))
+}
+
+// noStatistics is what a refusal of the broker comes to, unless ctx has ended.
+func noStatistics(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return err
+	}
+	return fmt.Errorf("%w: %w", engine.ErrNoStatistics, err)
+}
+
+// fence sends a message of our own after the questions. The plugin answers a
+// question before the broker takes the next frame, so what is not answered when
+// the fence comes never will be, however slow the broker is.
+func (c *consumer) fence(ctx context.Context, call string) error {
+	return c.Send(ctx, frame.New(frame.SEND,
+		frame.Destination, depthsQueue, "correlation-id", call+"/"+fenceID, frame.ContentLength, "0"))
 }
 
 // askDead asks about the queue of dead letters, if it is time. The broker answers
