@@ -1,19 +1,17 @@
 package bench
 
 import (
-	"math/rand/v2"
 	"testing"
 	"time"
 
 	"usher/engine"
 )
 
-const oneLevel = 4 // what all messages have that are not of mixed levels
+const oneLevel = 4 // of all messages; see order for mixed levels
 
 func throughput(r *rig) measurement {
-	const usher, bare, usherMixed, bareMixed = "usher, one level", "bare, one level", "usher, mixed levels", "bare, mixed levels"
+	const usher, bare = "usher", "bare"
 	same := func(int) int { return oneLevel }
-	mixed := func(int) int { return rand.IntN(engine.Levels) }
 	return measurement{
 		name:  "throughput",
 		title: "Throughput beside a bare consumer",
@@ -26,15 +24,11 @@ cores: engine, plugin and broker share them, so the rate is at most the number o
 		ways: []way{
 			{usher, func(t testing.TB) []value { return r.engineRate(t, same) }},
 			{bare, func(t testing.TB) []value { return r.bareRate(t, same) }},
-			{usherMixed, func(t testing.TB) []value { return r.engineRate(t, mixed) }},
-			{bareMixed, func(t testing.TB) []value { return r.bareRate(t, mixed) }},
 		},
 		answers: func(res results) []answer {
-			one := res.of(usher, "rate").over(res.of(bare, "rate"))
-			many := res.of(usherMixed, "rate").over(res.of(bareMixed, "rate"))
+			rates := res.of(usher, "rate").over(res.of(bare, "rate"))
 			return []answer{
-				{"Throughput, one level: usher to a bare consumer", "at least 0.5, aim: 0.8", "", one, atLeast(0.5)},
-				{"Throughput, mixed levels: usher to a bare consumer", "at least 0.5, aim: 0.8", "", many, atLeast(0.5)},
+				{"Throughput: usher to a bare consumer", "at least 0.5, aim: 0.8", "", rates, atLeast(0.5)},
 				{"Held while nothing higher is behind", "0", "ms", res.of(usher, "held in all"), never(0)},
 			}
 		},
