@@ -229,7 +229,7 @@ func (p *pair) run(t testing.TB, h engine.Handler, s *starts, slots int) {
 	}
 	defer b.Close()
 	e, err := engine.New(engine.Config{
-		Broker: b, Records: p.records, Handler: h, Observer: s, Slots: slots, Log: zerolog.Nop(),
+		Broker: b, Records: p.records, Bodies: p.records, Index: p.records, Handler: h, Observer: s, Slots: slots, Log: zerolog.Nop(),
 		Types: map[string]engine.Type{typeWork: {}, typeNothing: {}},
 	})
 	if err != nil {

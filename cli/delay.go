@@ -18,8 +18,7 @@ func delayCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "delay",
 		Short: "See and move what waits for its time",
-		Long: fmt.Sprintf(`See and move what waits for its time. A message that waits is looked at again
-at least every %s, so a change, and a release, may take that long to bind.`, engine.MaxStep),
+		Long: fmt.Sprintf(`See and move what waits for its time. A change, and a release, binds within %s.`, engine.BindsWithin),
 		Example: "  usher delay list\n  usher delay set order-7 2h\n  usher delay release order-7",
 	}
 	c.AddCommand(delayListCommand(), delaySetCommand(), delayReleaseCommand())
@@ -104,7 +103,7 @@ func delayReleaseCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:     "release ID",
 		Short:   "Let a message run now",
-		Long:    fmt.Sprintf("Let a message run now; it may take %s until it is looked at.", engine.MaxStep),
+		Long:    fmt.Sprintf("Let a message run now: within %s.", engine.BindsWithin),
 		Example: "  usher delay release order-7",
 		Args:    cobra.ExactArgs(1),
 		RunE:    func(c *cobra.Command, args []string) error { return moveDelay(c, http.MethodDelete, args[0], nil) },

@@ -148,9 +148,9 @@ func TestADelayedMessageMovesWhenItsRecordIsChangedAndSurvivesARestart(t *testin
 	if m := u.message("sooner"); m.State != engine.Delayed || !m.ProcessingTime.Equal(before) {
 		t.Errorf("after a restart it is %s until %v, want delayed until %v", m.State, m.ProcessingTime, before)
 	}
-	u.wantCLI(0, "binds within 30s", "delay", "set", "later", "1h")
-	u.wantCLI(0, "binds within 30s", "delay", "release", "sooner")
-	u.eventually(engine.MaxStep+5*time.Second, "done with what was released", func() bool { return u.message("sooner").State == engine.Done })
+	u.wantCLI(0, "binds within 2s", "delay", "set", "later", "1h")
+	u.wantCLI(0, "binds within 2s", "delay", "release", "sooner")
+	u.eventually(10*time.Second, "done with what was released", func() bool { return u.message("sooner").State == engine.Done })
 	if m := u.message("later"); m.State != engine.Delayed || m.SetBy != engine.ByOperator {
 		t.Errorf("the one that was put off is %s, set by %s", m.State, m.SetBy)
 	}

@@ -191,13 +191,13 @@ func (s *stack) openEngine() (err error) {
 	for name, t := range s.cfg.Types {
 		types[name] = engine.Type{
 			Priority: t.Priority, Timeout: t.Timeout, Attempts: t.Retry.Attempts, Backoff: t.Retry.Backoff,
-			Delay: t.Delay.Default, MaxAge: t.MaxAge,
+			Delay: t.Delay.Default, Bypass: t.Delay.Bypass, MaxAge: t.MaxAge,
 		}
 	}
 	s.engine, err = engine.New(engine.Config{
-		Broker: s.stomp, Records: s.records, Handler: s.host, Notifier: s.hub, Observer: everybody(s.observers), Log: s.part("engine"),
+		Broker: s.stomp, Records: s.records, Bodies: s.records, Index: s.records, Handler: s.host, Notifier: s.hub, Observer: everybody(s.observers), Log: s.part("engine"),
 		Queue: s.queue(), Slots: s.cfg.Engine.Slots, Window: s.cfg.Engine.Window, MaxBody: int(s.cfg.Engine.MaxBody),
-		Drain: s.cfg.Engine.Drain, Types: types, UnknownTypeWait: s.cfg.UnknownType.Wait,
+		Drain: s.cfg.Engine.Drain, ParkAfter: s.cfg.Engine.ParkAfter, Types: types, UnknownTypeWait: s.cfg.UnknownType.Wait,
 	})
 	return err
 }

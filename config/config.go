@@ -30,6 +30,8 @@ type Engine struct {
 	Window int `koanf:"window"`
 	// Drain is how long a stop waits for the messages that run.
 	Drain time.Duration `koanf:"drain"`
+	// ParkAfter is the longest wait that is left to the broker's scheduler.
+	ParkAfter time.Duration `koanf:"parkAfter"`
 	// MaxBody is the longest body that is run, in bytes.
 	MaxBody int64 `koanf:"maxBody"`
 	// Memory is what the bodies in hand may take, in bytes.
@@ -68,6 +70,8 @@ type Retry struct {
 type Delay struct {
 	// Default is for messages that ask for no delay themselves.
 	Default time.Duration `koanf:"default"`
+	// Bypass is the lowest level that does not wait for Default; nil: none.
+	Bypass *int `koanf:"bypass"`
 }
 
 // Plugin is one plugin process.

@@ -38,6 +38,8 @@ func keys() []key {
 			doc: "Messages in hand of each lane, un-acked: what the broker sends ahead."},
 		{path: "engine drain", kind: duration(time.Millisecond, 10*time.Minute), def: "10s", reload: true,
 			doc: "How long a stop waits for the messages that run. What is not done then is delivered again."},
+		{path: "engine parkAfter", kind: duration(time.Second, 5*time.Minute), def: "5s",
+			doc: "The longest wait that is left to the broker's scheduler. What waits longer is parked in the record table and costs the broker nothing."},
 		{path: "engine maxBody", kind: size(kib, 32*mib), def: "1MiB",
 			doc: "The longest body that is run. A longer one is dead-lettered as too_large."},
 		{path: "engine memory", kind: size(mib, 1024*gib), def: "2GiB",
@@ -59,6 +61,8 @@ func keys() []key {
 		{path: "types * delay", doc: "How long messages wait before their first attempt."},
 		{path: "types * delay default", kind: duration(0, 30*day), def: "0s", reload: true,
 			doc: "The wait of a message whose headers ask for none."},
+		{path: "types * delay bypass", kind: count(0, 9), reload: true,
+			doc: "Messages of this level and above do not wait for it. A wait that a header or an operator asks for holds for all levels."},
 		{path: "types * maxAge", kind: duration(time.Second, 30*day), def: "24h", reload: true,
 			doc: "How old a message may get by being deferred by its handler. Then it is dead-lettered."},
 

@@ -54,7 +54,7 @@ func TestDefaultsAreThoseOfTheEngine(t *testing.T) {
 	rush := cfg.Types["order.rush"]
 	for _, c := range []struct{ got, want any }{
 		{cfg.Engine.Slots, engine.DefaultSlots}, {cfg.Engine.Window, engine.DefaultWindow}, {cfg.Engine.MaxBody, int64(engine.DefaultMaxBody)},
-		{cfg.Engine.Drain, engine.DefaultDrain}, {cfg.Broker.Queue, engine.WorkQueue}, {rush.Timeout, engine.DefaultTimeout},
+		{cfg.Engine.Drain, engine.DefaultDrain}, {cfg.Engine.ParkAfter, engine.DefaultPark}, {cfg.Broker.Queue, engine.WorkQueue}, {rush.Timeout, engine.DefaultTimeout},
 		{rush.Retry.Attempts, engine.DefaultAttempts}, {rush.Retry.Backoff, engine.DefaultBackoff}, {rush.MaxAge, engine.DefaultMaxAge},
 		{lanes, engine.Levels + 1},
 		{tree().at(path{"types", "*", "priority"}).kind.words, count(0, engine.Levels-1).words},

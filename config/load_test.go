@@ -48,7 +48,7 @@ plugins:
 
 func TestNothingAtAllIsTheDefaults(t *testing.T) {
 	want := &Config{
-		Engine:   Engine{Slots: 32, Window: 100, Drain: 10 * time.Second, MaxBody: 1 << 20, Memory: 2 << 30},
+		Engine:   Engine{Slots: 32, Window: 100, Drain: 10 * time.Second, ParkAfter: 5 * time.Second, MaxBody: 1 << 20, Memory: 2 << 30},
 		Types:    map[string]Type{},
 		Plugins:  map[string]Plugin{},
 		Broker:   Broker{Queue: "usher.work", Heartbeat: 10 * time.Second},
@@ -94,9 +94,9 @@ func TestTypesAndPluginsHaveTheirDefaults(t *testing.T) {
 
 func TestEveryKeyIsRead(t *testing.T) {
 	cfg := mustLoad(t, fromText(`
-engine: {slots: 1, window: 2, drain: 3s, maxBody: 4KiB, memory: 5MiB}
+engine: {slots: 1, window: 2, drain: 3s, parkAfter: 4s, maxBody: 4KiB, memory: 5MiB}
 types:
-  a.b: {plugin: p, priority: 0, timeout: 6ms, retry: {attempts: 7, backoff: 8ms}, delay: {default: 1d12h}, maxAge: 30d}
+  a.b: {plugin: p, priority: 0, timeout: 6ms, retry: {attempts: 7, backoff: 8ms}, delay: {default: 1d12h, bypass: 0}, maxAge: 30d}
 plugins:
   p:
     command: [/bin/p, "", "two\nlines"]
@@ -112,10 +112,10 @@ unknownType: {wait: 12h}
 `))
 	zero := 0
 	want := &Config{
-		Engine: Engine{Slots: 1, Window: 2, Drain: 3 * time.Second, MaxBody: 4096, Memory: 5 << 20},
+		Engine: Engine{Slots: 1, Window: 2, Drain: 3 * time.Second, ParkAfter: 4 * time.Second, MaxBody: 4096, Memory: 5 << 20},
 		Types: map[string]Type{"a.b": {
 			Plugin: "p", Priority: &zero, Timeout: 6 * time.Millisecond, Retry: Retry{Attempts: 7, Backoff: 8 * time.Millisecond},
-			Delay: Delay{Default: 36 * time.Hour}, MaxAge: 720 * time.Hour,
+			Delay: Delay{Default: 36 * time.Hour, Bypass: &zero}, MaxAge: 720 * time.Hour,
 		}},
 		Plugins: map[string]Plugin{"p": {
 			Command: []string{"/bin/p", "", "two\nlines"}, Dir: "/tmp", SHA256: strings.Repeat("a", 64),

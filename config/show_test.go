@@ -32,7 +32,7 @@ func someConfig(t *rapid.T) *Config {
 	cfg := &Config{
 		Engine: Engine{
 			Slots: rapid.IntRange(1, 1024).Draw(t, "slots"), Window: rapid.IntRange(1, 1000).Draw(t, "window"),
-			Drain: between(time.Millisecond, 10*time.Minute), MaxBody: rapid.Int64Range(kib, 32*mib).Draw(t, "body"), Memory: 1024 * gib,
+			Drain: between(time.Millisecond, 10*time.Minute), ParkAfter: between(time.Second, 5*time.Minute), MaxBody: rapid.Int64Range(kib, 32*mib).Draw(t, "body"), Memory: 1024 * gib,
 		},
 		UnknownType: UnknownType{Wait: between(0, 30*day)},
 		Types:       map[string]Type{},
@@ -67,6 +67,9 @@ func someConfig(t *rapid.T) *Config {
 		}
 		if p := rapid.IntRange(-1, 9).Draw(t, "priority"); p >= 0 {
 			typ.Priority = &p
+		}
+		if level := rapid.IntRange(-1, 9).Draw(t, "bypass"); level >= 0 {
+			typ.Delay.Bypass = &level
 		}
 		cfg.Types[name] = typ
 	}

@@ -8,11 +8,13 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// Config is what an Engine is built from. Broker, Records and Handler are
-// required; the rest has defaults.
+// Config is what an Engine is built from. Broker, Records, Bodies, Index and
+// Handler are required; the rest has defaults.
 type Config struct {
 	Broker   Broker
 	Records  Records
+	Bodies   Bodies   // of what is parked
+	Index    DueIndex // of what is parked
 	Handler  Handler
 	Notifier Notifier // nil: nobody is told
 	Observer Observer // nil: nobody observes
@@ -31,6 +33,9 @@ type Config struct {
 	Drain time.Duration
 	// Types says how each type is run. A type without an entry is unknown.
 	Types map[string]Type
+	// ParkAfter is the longest wait that is left to the broker's scheduler; what
+	// waits longer is parked. Default 5 s.
+	ParkAfter time.Duration
 	// UnknownTypeWait is how long a message of an unknown type waits before it
 	// is dead-lettered. Default 0: it is at once.
 	UnknownTypeWait time.Duration
@@ -49,6 +54,8 @@ type Type struct {
 	Backoff time.Duration
 	// Delay is how long each message waits before its first attempt. Default 0.
 	Delay time.Duration
+	// Bypass is the lowest level whose messages do not wait for Delay; nil: all do.
+	Bypass *int
 	// MaxAge is how old a message may get by being deferred. Default 24 h.
 	MaxAge time.Duration
 }
@@ -59,6 +66,7 @@ const (
 	DefaultWindow   = 100
 	DefaultMaxBody  = 1 << 20
 	DefaultDrain    = 10 * time.Second
+	DefaultPark     = 5 * time.Second
 	DefaultTimeout  = 30 * time.Second
 	DefaultAttempts = 3
 	DefaultBackoff  = 200 * time.Millisecond
@@ -69,9 +77,10 @@ const (
 const (
 	// MaxShortWait is the longest time a message waits in memory, un-acked.
 	MaxShortWait = 2 * time.Second
-	// MaxStep is the longest time a copy spends in the broker's scheduler; a
-	// longer wait takes several, so that an operator's change binds soon.
-	MaxStep = 30 * time.Second
+	// MaxStep is the longest time a copy spends in the broker's scheduler that is
+	// too large to be parked; a longer wait takes several steps, and an operator's
+	// change binds with the next.
+	MaxStep = 5 * time.Minute
 	// lookUpAge is how old a look-up may be when its message is picked.
 	lookUpAge = 5 * time.Second
 	// firstLease is how long a claim holds unless it is renewed, which is done
@@ -108,6 +117,7 @@ func (c Config) withDefaults() Config {
 	c.Window = orDefault(c.Window, DefaultWindow)
 	c.MaxBody = orDefault(c.MaxBody, DefaultMaxBody)
 	c.Drain = orDefault(c.Drain, DefaultDrain)
+	c.ParkAfter = orDefault(c.ParkAfter, DefaultPark)
 	types := make(map[string]Type, len(c.Types))
 	for name, t := range c.Types {
 		t.Timeout = orDefault(t.Timeout, DefaultTimeout)
@@ -129,21 +139,32 @@ func (c Config) withDefaults() Config {
 // validate reports all that is wrong at once.
 func (c Config) validate() error {
 	var errs []error
-	if c.Broker == nil || c.Records == nil || c.Handler == nil {
-		errs = append(errs, errors.New("engine: Broker, Records and Handler are required"))
+	if c.Broker == nil || c.Records == nil || c.Bodies == nil || c.Index == nil || c.Handler == nil {
+		errs = append(errs, errors.New("engine: Broker, Records, Bodies, Index and Handler are required"))
 	}
-	if c.Slots < 1 || c.Window < 1 || c.MaxBody < 1 || c.Drain < 0 || c.UnknownTypeWait < 0 {
-		errs = append(errs, errors.New("engine: Slots, Window and MaxBody must be positive, Drain and UnknownTypeWait not negative"))
+	if c.Slots < 1 || c.Window < 1 || c.MaxBody < 1 || c.Drain < 0 || c.ParkAfter < 0 || c.UnknownTypeWait < 0 {
+		errs = append(errs, errors.New("engine: Slots, Window and MaxBody must be positive, Drain, ParkAfter and UnknownTypeWait not negative"))
 	}
 	for name, t := range c.Types {
 		if t.Priority != nil && (*t.Priority < 0 || *t.Priority >= Levels) {
 			errs = append(errs, fmt.Errorf("engine: type %q: priority %d is outside 0 to 9", name, *t.Priority))
+		}
+		if t.Bypass != nil && (*t.Bypass < 0 || *t.Bypass >= Levels) {
+			errs = append(errs, fmt.Errorf("engine: type %q: bypass %d is outside 0 to 9", name, *t.Bypass))
 		}
 		if t.Timeout < 0 || t.Attempts < 0 || t.Backoff < 0 || t.Delay < 0 || t.MaxAge < 0 {
 			errs = append(errs, fmt.Errorf("engine: type %q: times and counts must not be negative", name))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// delayAt is how long a message of the level waits by the type's rule.
+func (t Type) delayAt(level int) time.Duration {
+	if t.Bypass != nil && level >= *t.Bypass {
+		return 0
+	}
+	return t.Delay
 }
 
 func orDefault[T comparable](v, def T) T {

@@ -92,6 +92,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	intake, stopIntake := context.WithCancel(ctx)
 	defer stopIntake()
 
+	e.spawn(func() { e.newReleaser().run(intake) })
 	received := make(chan error, 1)
 	e.spawn(func() { received <- e.receiveAll(intake) })
 
@@ -103,6 +104,13 @@ func (e *Engine) Run(ctx context.Context) error {
 	stopStoring(ErrStopping)
 	e.work.Wait()
 	return err
+}
+
+func (e *Engine) newReleaser() *releaser {
+	return &releaser{
+		owner: e.instance, queue: e.cfg.Queue, broker: e.cfg.Broker, bodies: e.cfg.Bodies, index: e.cfg.Index,
+		log: e.cfg.Log, observe: e.observe,
+	}
 }
 
 // loop does what it is given, one thing after another, until ctx ends.

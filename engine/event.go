@@ -15,6 +15,7 @@ const (
 	EventHeld                       // a slot idled for order's sake; Wait is how long
 	EventStoreDown                  // the record table cannot be reached; Err says why
 	EventStoreUp                    // it can again
+	EventReleased                   // a parked message was sent again; Wait is how late
 )
 
 // Event is one step in the life of a message, or of the engine.

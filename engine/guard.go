@@ -30,7 +30,7 @@ func (c Claim) Apply(r Record) Record {
 	if r.Claim.Token != c.Mark.Token {
 		r.Claims++
 	}
-	r.Claim, r.State, r.Hop, r.UpdatedAt = c.Mark, Processing, c.Hop, c.Now
+	r.Claim, r.State, r.Hop, r.Bucket, r.UpdatedAt = c.Mark, Processing, c.Hop, "", c.Now
 	return r
 }
 
@@ -48,8 +48,8 @@ func (c Change) Apply(r Record) Record {
 	}
 	r.Claim = ClaimMark{}
 	r.State, r.Hop, r.Token, r.Reason = c.State, c.NextHop, c.Token, c.Reason
-	r.Attempts, r.Redeliveries = c.Attempts, c.Redeliveries
-	if c.DueBy != ByNone {
+	r.Attempts, r.Redeliveries, r.Bucket = c.Attempts, c.Redeliveries, c.Bucket
+	if c.DueBy != ByNone && (r.DueBy != ByOperator || !r.Due.After(c.Now)) {
 		r.Due, r.DueBy = c.Due, c.DueBy
 	}
 	if r.GatedAt.IsZero() {

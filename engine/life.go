@@ -135,7 +135,7 @@ func (e *Engine) admit(it *item, rec Record, exists bool, now time.Time) {
 	plugin, served := e.cfg.Handler.Plugin(it.msg.typ)
 	known = known && served
 	it.typ, it.plugin = typ, plugin
-	it.seenAt = later(orTime(rec.GatedAt, it.seenAt), it.msg.notBefore).Add(typ.Delay)
+	it.seenAt = later(orTime(rec.GatedAt, it.seenAt), it.msg.notBefore).Add(typ.delayAt(it.level))
 	switch f := it.msg.fault; {
 	case f != nil && it.msg.hop == noHop:
 		e.forget(it)
@@ -207,7 +207,7 @@ func (e *Engine) early(it *item, rec Record, known bool, now time.Time) bool {
 // wish is when the message, or the rule of its type, wants it to run. What
 // nobody serves waits a while for somebody who does.
 func (e *Engine) wish(it *item, known bool) (time.Time, DueBy) {
-	byRule := toMillis(it.msg.queuedAt.Add(it.typ.Delay))
+	byRule := toMillis(it.msg.queuedAt.Add(it.typ.delayAt(it.level)))
 	if !known {
 		byRule = toMillis(it.msg.queuedAt.Add(e.cfg.UnknownTypeWait))
 	}
@@ -549,6 +549,9 @@ func (e *Engine) settled(it *item, p plan, rec Record, err error) {
 	}
 	if p.change.State != "" {
 		it.watchers = rec.Watchers
+		if !p.until.IsZero() && rec.Due.After(p.until) {
+			p.until = rec.Due // an operator's time is later than ours
+		}
 		e.tell(it, p.change.State, p.until)
 	}
 	e.observe(it.event(Event{

@@ -259,15 +259,22 @@ func (m message) copyOf(queue string) Outgoing {
 	return Outgoing{Queue: queue, Headers: h, Body: m.body}
 }
 
-// deferredCopy is the copy that the broker's scheduler brings back after wait.
-func (m message) deferredCopy(queue string, now time.Time, wait time.Duration) Outgoing {
+// waitingCopy is the copy that comes back after a wait outside.
+func (m message) waitingCopy(queue string) Outgoing {
 	out := m.copyOf(queue)
 	if !m.firstFailed.IsZero() {
 		out.Headers[HeaderFirstFailedAt] = m.firstFailed.UTC().Format(time.RFC3339)
 	}
-	out.Headers[HeaderScheduledDelay] = strconv.FormatInt(max(wait.Milliseconds(), 1), 10)
-	out.Headers[HeaderQueuedAt] = millisText(now.Add(wait))
 	return out
+}
+
+// size is what it takes to keep a copy, in bytes.
+func (o Outgoing) size() int {
+	n := len(o.Body)
+	for name, value := range o.Headers {
+		n += len(name) + len(value)
+	}
+	return n
 }
 
 // deadCopy is the dead letter.

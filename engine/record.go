@@ -50,6 +50,9 @@ type Record struct {
 	Due     time.Time
 	DueBy   DueBy
 	GatedAt time.Time // when the rule or header was applied; once
+	// Bucket is the part of the due index that the message is parked in; "": it is
+	// not parked.
+	Bucket string
 	// Attempts is how many attempts have ended, Redeliveries how many rounds.
 	Attempts     int
 	Redeliveries int
@@ -116,12 +119,15 @@ type Change struct {
 	// recognised when the record is read back.
 	Token string
 	State State
-	// Due and DueBy are set together with DueBy; ByNone leaves both as they are.
+	// Due and DueBy are set together; ByNone leaves both as they are, and so does
+	// a time that an operator has set and that is still to come.
 	Due   time.Time
 	DueBy DueBy
 	// Attempts and Redeliveries replace the record's.
 	Attempts, Redeliveries int
 	Reason                 string
+	// Bucket parks the message; "" takes it out of the due index.
+	Bucket string
 	// TakeBack is the token of a claim to undo, with its count: a drain gives the
 	// message back. "": none.
 	TakeBack string

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -15,7 +16,8 @@ import (
 // plan is what settling one delivery takes, decided before anything is done.
 type plan struct {
 	copies    []Outgoing
-	change    Change // State "": the record belongs to another message and is left alone
+	parked    *Parked // nil: the message is not parked
+	change    Change  // State "": the record belongs to another message and is left alone
 	until     time.Time
 	outcome   string
 	detail    string
@@ -42,13 +44,12 @@ func (e *Engine) plan(it *item, d decision, copies []Outgoing, now time.Time) pl
 		p.change.State, p.change.Reason, p.change.NextHop = Dead, d.fault.reason, m.hop+1
 		p.followOns = 0
 	case actDefer:
-		step := min(d.wait, MaxStep)
 		p.until = toMillis(now.Add(d.wait))
-		p.copies = []Outgoing{m.deferredCopy(e.cfg.Queue, now, step)}
 		p.change.State, p.change.NextHop = Delayed, m.hop+1
 		if d.outcome != OutcomeDelayed {
 			p.change.State, p.change.Due, p.change.DueBy = Retrying, p.until, ByRetry
 		}
+		e.planWait(&p, m, d.wait, now)
 	case actHandBack:
 		p.handBack, p.followOns = true, 0
 		if it.token != "" {
@@ -59,7 +60,21 @@ func (e *Engine) plan(it *item, d decision, copies []Outgoing, now time.Time) pl
 	return p
 }
 
-// carryOut publishes, then writes. It tries again until both have worked or the
+// planWait has a message wait outside: in the broker's scheduler for a short
+// time, or where it is too large to be parked.
+func (e *Engine) planWait(p *plan, m message, wait time.Duration, now time.Time) {
+	out := m.waitingCopy(e.cfg.Queue)
+	if wait > e.cfg.ParkAfter && out.size() <= MaxParked {
+		p.parked, p.change.Bucket = &Parked{Headers: out.Headers, Body: out.Body}, BucketOf(m.id)
+		return
+	}
+	wait = min(wait, MaxStep)
+	out.Headers[HeaderScheduledDelay] = strconv.FormatInt(max(wait.Milliseconds(), 1), 10)
+	out.Headers[HeaderQueuedAt] = millisText(now.Add(wait))
+	p.copies = []Outgoing{out}
+}
+
+// carryOut publishes or parks, then writes. It tries again until both have worked or the
 // engine has no more time; ErrGuarded comes with the record of whoever finished
 // the message. Until then the claim is kept, or somebody else would run what has
 // run; but one that is given back is not renewed any more, or it would be there
@@ -72,6 +87,11 @@ func (e *Engine) carryOut(p plan, held *lease) (Record, error) {
 	}
 	for _, out := range p.copies {
 		if err := e.persist(ctx, "publish", func() error { return e.cfg.Broker.Publish(ctx, out) }); err != nil {
+			return Record{}, err
+		}
+	}
+	if p.parked != nil {
+		if err := e.persist(ctx, "park", func() error { return e.keepBody(ctx, p) }); err != nil {
 			return Record{}, err
 		}
 	}
@@ -89,6 +109,12 @@ func (e *Engine) carryOut(p plan, held *lease) (Record, error) {
 		return err
 	})
 	return rec, err
+}
+
+func (e *Engine) keepBody(ctx context.Context, p plan) error {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	return e.cfg.Bodies.Keep(ctx, p.change.ID, p.change.NextHop, *p.parked)
 }
 
 // persist tries f until it works, its guard does not hold, or ctx ends.

@@ -82,7 +82,7 @@ func TestAnOperatorMovesAWaitingMessageEarlierAndLater(t *testing.T) {
 			}
 		}
 		r.after(10 * time.Minute)
-		ran.want(t, "earlier", 10*time.Second, 10*time.Second+engine.MaxStep+time.Second)
+		ran.want(t, "earlier", 10*time.Second, 12*time.Second)
 		ran.want(t, "later", 5*time.Minute+10*time.Second, 5*time.Minute+12*time.Second)
 	})
 }
@@ -118,6 +118,25 @@ func TestTheRuleIsAppliedOnceAndNotToRetries(t *testing.T) {
 			t.Errorf("%d attempts after 16 s, want 2: one at 10 s, one at 15 s", attempts)
 		}
 	})
+}
+
+func TestHighLevelsBypassTheRuleAndNothingElse(t *testing.T) {
+	ran := newTimes()
+	seven := 7
+	run(t, ran.handle, func(r *rig) {
+		if _, err := r.records.SetDue(context.Background(), "operator", time.Now().Add(30*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		r.send("low", "late", engine.HeaderPriority, "6")
+		r.send("high", "late", engine.HeaderPriority, "7")
+		r.send("header", "late", engine.HeaderPriority, "9", engine.HeaderDelay, "20s")
+		r.send("operator", "late", engine.HeaderPriority, "9")
+		r.after(time.Minute)
+		ran.want(t, "high", 0, time.Second)
+		ran.want(t, "low", 10*time.Second, 11*time.Second)
+		ran.want(t, "header", 20*time.Second, 21*time.Second)
+		ran.want(t, "operator", 30*time.Second, 31*time.Second)
+	}, func(c *engine.Config) { c.Types["late"] = engine.Type{Delay: 10 * time.Second, Bypass: &seven} })
 }
 
 func TestAnUnknownTypeWaitsIfItIsToldTo(t *testing.T) {

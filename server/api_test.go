@@ -166,7 +166,7 @@ func TestAnOperatorMovesAMessage(t *testing.T) {
 	until := nowPlus(90).In(time.FixedZone("", 3600))
 	var d server.Delay
 	r.want(http.StatusOK, &d, http.MethodPut, "/api/v1/delays/m", `{"until":"`+until.Format(time.RFC3339Nano)+`"}`)
-	if !d.ProcessingTime.Equal(until) || d.SetBy != engine.ByOperator || d.State != engine.Delayed || d.TakesEffectWithin != "30s" || d.Note == "" {
+	if !d.ProcessingTime.Equal(until) || d.SetBy != engine.ByOperator || d.State != engine.Delayed || d.TakesEffectWithin != "2s" || d.Note == "" {
 		t.Errorf("the answer is %+v", d)
 	}
 	if rec, err := r.table.Record(t.Context(), "m"); err != nil || !rec.Due.Equal(until) {
@@ -197,7 +197,7 @@ func TestReleaseRunsAMessageNow(t *testing.T) {
 	r.waits("m", nowPlus(60))
 	var d server.Delay
 	r.want(http.StatusOK, &d, http.MethodDelete, "/api/v1/delays/m", "")
-	if d.ProcessingTime.After(time.Now()) || d.SetBy != engine.ByOperator || d.TakesEffectWithin != "30s" {
+	if d.ProcessingTime.After(time.Now()) || d.SetBy != engine.ByOperator || d.TakesEffectWithin != "2s" {
 		t.Errorf("the answer is %+v", d)
 	}
 }

@@ -111,8 +111,8 @@ func (s *Server) move(w http.ResponseWriter, r *http.Request, id string, due tim
 	}
 	s.cfg.Log.Info().Str("id", id).Time("due", due).Str("remote", r.RemoteAddr).Msg("an operator moved a message")
 	answer := Delay{
-		Message: describe(rec), TakesEffectWithin: engine.MaxStep.String(),
-		Note: "a message that waits is looked at again at least every " + engine.MaxStep.String() + "; an attempt that runs is not stopped",
+		Message: describe(rec), TakesEffectWithin: engine.BindsWithin.String(),
+		Note: "one that waits for seconds only, or is too large to be parked, is looked at again when that wait is over; an attempt that runs is not stopped",
 	}
 	if inHand {
 		answer.add(live, rec)

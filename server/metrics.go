@@ -36,6 +36,8 @@ type Metrics struct {
 	settled     *prometheus.CounterVec
 	dead        *prometheus.CounterVec
 	followOns   prometheus.Counter
+	released    *prometheus.CounterVec
+	lateness    prometheus.Histogram
 	queueWait   *prometheus.HistogramVec
 	handlerTime *prometheus.HistogramVec
 	hold        prometheus.Counter
@@ -57,6 +59,11 @@ func NewMetrics(types []string) *Metrics {
 		settled:   counters("usher_messages_settled_total", "Deliveries that were settled.", "type", "outcome"),
 		dead:      counters("usher_dead_lettered_total", "Messages that were dead-lettered.", "type", "reason"),
 		followOns: counter("usher_follow_ons_total", "Messages that handlers sent."),
+		released:  counters("usher_released_total", "Parked messages that were sent again when they were due.", "type"),
+		lateness: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "usher_release_lateness_seconds", Help: "From due to sent again, of parked messages.",
+			Buckets: []float64{.1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300},
+		}),
 		queueWait: histograms("usher_queue_wait_seconds", "From queued or due to the start of an attempt.", "level",
 			.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 1800),
 		handlerTime: histograms("usher_handler_duration_seconds", "Time in the handler, by attempt.", "type",
@@ -72,7 +79,7 @@ func NewMetrics(types []string) *Metrics {
 		m.queueWait.WithLabelValues(strconv.Itoa(level)) // so that all are there from the start
 	}
 	m.registry.MustRegister(
-		m.received, m.attempts, m.settled, m.dead, m.followOns, m.queueWait, m.handlerTime,
+		m.received, m.attempts, m.settled, m.dead, m.followOns, m.released, m.lateness, m.queueWait, m.handlerTime,
 		m.hold, m.sessions, m.connected, m.recordsUp,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		collectors.NewBuildInfoCollector(),
@@ -110,6 +117,9 @@ func (m *Metrics) Observe(e engine.Event) {
 		m.session(e.Epoch)
 	case engine.EventHeld:
 		m.hold.Add(max(e.Wait.Seconds(), 0))
+	case engine.EventReleased:
+		m.released.WithLabelValues(m.typeLabel(e.Type)).Inc()
+		m.lateness.Observe(max(e.Wait.Seconds(), 0))
 	case engine.EventStoreDown:
 		m.recordsUp.Set(0)
 	case engine.EventStoreUp:

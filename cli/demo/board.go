@@ -72,7 +72,7 @@ func (b *Board) Observe(ev engine.Event) {
 		}
 	case engine.EventStoreDown:
 		b.note(ev, "the record table does not answer")
-	case engine.EventHeld, engine.EventStoreUp:
+	case engine.EventHeld, engine.EventStoreUp, engine.EventReleased:
 	}
 }
 

@@ -17,15 +17,17 @@ import (
 // it is fit for testing/synctest. It is safe for concurrent use.
 type Memory struct {
 	mu      sync.Mutex
-	records map[string]engine.Record // guarded by mu
-	closed  bool                     // guarded by mu
+	records map[string]engine.Record  // guarded by mu
+	bodies  map[bodyKey]engine.Parked // guarded by mu
+	leases  engine.Leases             // guarded by mu
+	closed  bool                      // guarded by mu
 }
 
 var _ RecordsUnderTest = (*Memory)(nil)
 
 // NewMemory makes an empty table.
 func NewMemory() *Memory {
-	return &Memory{records: map[string]engine.Record{}}
+	return &Memory{records: map[string]engine.Record{}, bodies: map[bodyKey]engine.Parked{}}
 }
 
 // LookUp reads the records of the ids that have one.

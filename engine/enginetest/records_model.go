@@ -22,7 +22,7 @@ func (c *recordsRig) checkModel() {
 		runs++
 		m := recordsModel{rig: c, real: c.r, plain: NewMemory(), run: fmt.Sprintf("run-%d-", runs)}
 		t.Repeat(map[string]func(*rapid.T){
-			"Gate": m.gate, "Claim": m.claim, "Write": m.write, "SetDue": m.setDue, "Watch": m.watch, "Unwatch": m.unwatch,
+			"Gate": m.gate, "Claim": m.claim, "Write": m.write, "Unpark": m.unpark, "SetDue": m.setDue, "Watch": m.watch, "Unwatch": m.unwatch,
 		})
 		m.check(t)
 	})
@@ -109,7 +109,15 @@ func (m *recordsModel) write(t *rapid.T) {
 	if c.State == engine.Dead {
 		c.Reason = engine.ReasonTimeout
 	}
+	if c.State == engine.Delayed || c.State == engine.Retrying {
+		c.Bucket = rapid.SampledFrom([]string{"", "0", "7"}).Draw(t, "bucket")
+	}
 	m.both(t, "Write", func(ctx context.Context, r RecordsUnderTest) (engine.Record, error) { return r.Write(ctx, c) })
+}
+
+func (m *recordsModel) unpark(t *rapid.T) {
+	u := engine.Unpark{ID: m.id(t), Hop: hop(t), Now: m.time(t, "now")}
+	m.both(t, "Unpark", func(ctx context.Context, r RecordsUnderTest) (engine.Record, error) { return r.Unpark(ctx, u) })
 }
 
 func (m *recordsModel) setDue(t *rapid.T) {

@@ -40,7 +40,7 @@ type Records struct {
 	read  *sql.DB // query only
 
 	// What is asked of read, parsed once a connection.
-	listed, one, waiting *sql.Stmt
+	listed, one, due *sql.Stmt
 
 	ops       chan *op      // to the writer
 	closing   chan struct{} // closed by Close
@@ -50,8 +50,10 @@ type Records struct {
 }
 
 var (
-	_ engine.Records = (*Records)(nil)
-	_ engine.Table   = (*Records)(nil)
+	_ engine.Records  = (*Records)(nil)
+	_ engine.Table    = (*Records)(nil)
+	_ engine.Bodies   = (*Records)(nil)
+	_ engine.DueIndex = (*Records)(nil)
 )
 
 // Open opens the table, makes it if it is not there, and brings an older one up
@@ -84,8 +86,7 @@ func (r *Records) prepare() error {
 	for stmt, text := range map[**sql.Stmt]string{
 		&r.listed: selectListed,
 		&r.one:    selectAny + ` WHERE id = ?`,
-		&r.waiting: selectAny + ` WHERE state IN ('delayed', 'retrying') AND (due, id) > (?, ?)
-			ORDER BY due, id LIMIT ?`,
+		&r.due:    selectAny + ` WHERE bucket <> '' AND bucket = ? AND due <= ? ORDER BY due, id LIMIT ?`,
 	} {
 		var err error
 		if *stmt, err = r.read.PrepareContext(context.Background(), text); err != nil {
@@ -210,7 +211,8 @@ func (r *Records) Waiting(ctx context.Context, after engine.Place, limit int) ([
 	if limit <= 0 {
 		return nil, nil
 	}
-	recs, err := r.query(ctx, time.Now(), r.waiting, toMillis(after.Due), after.ID, limit)
+	recs, err := r.ask(ctx, selectAny+` WHERE state IN ('delayed', 'retrying') AND (due, id) > (?, ?)
+		ORDER BY due, id LIMIT ?`, toMillis(after.Due), after.ID, limit)
 	if err != nil {
 		return nil, fmt.Errorf("records: list what waits: %w", err)
 	}
@@ -219,15 +221,30 @@ func (r *Records) Waiting(ctx context.Context, after engine.Place, limit int) ([
 
 // query reads the records that are not expired.
 func (r *Records) query(ctx context.Context, now time.Time, stmt *sql.Stmt, args ...any) ([]engine.Record, error) {
-	select {
-	case <-r.closing:
-		return nil, ErrClosed
-	default:
+	if err := r.open(); err != nil {
+		return nil, err
 	}
 	rows, err := stmt.QueryContext(ctx, args...)
 	if err != nil {
 		return nil, err
 	}
+	return collect(rows, now)
+}
+
+// ask is query for a question that is put together each time.
+func (r *Records) ask(ctx context.Context, query string, args ...any) ([]engine.Record, error) {
+	if err := r.open(); err != nil {
+		return nil, err
+	}
+	rows, err := r.read.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	return collect(rows, time.Now())
+}
+
+// collect reads rows to their end.
+func collect(rows *sql.Rows, now time.Time) ([]engine.Record, error) {
 	defer rows.Close()
 	var recs []engine.Record
 	for rows.Next() {

@@ -19,7 +19,7 @@ func values(r engine.Record) ([]any, error) {
 		r.ID, r.Type, r.Digest, r.Priority, string(r.State), r.Hop,
 		toMillis(r.Due), string(r.DueBy), toMillis(r.GatedAt), r.Attempts, r.Redeliveries,
 		r.Claim.Token, r.Claim.BrokerID, toMillis(r.Claim.Until), r.Claims,
-		r.Token, r.Reason, watchers, toMillis(r.UpdatedAt), toMillis(r.ExpiresAt),
+		r.Token, r.Reason, watchers, toMillis(r.UpdatedAt), toMillis(r.ExpiresAt), r.Bucket,
 	}, nil
 }
 
@@ -32,7 +32,7 @@ func scan(rows interface{ Scan(dest ...any) error }) (engine.Record, error) {
 		&r.ID, &r.Type, &r.Digest, &r.Priority, &r.State, &r.Hop,
 		&due, &r.DueBy, &gatedAt, &r.Attempts, &r.Redeliveries,
 		&r.Claim.Token, &r.Claim.BrokerID, &claimUntil, &r.Claims,
-		&r.Token, &r.Reason, &watchers, &updatedAt, &expiresAt,
+		&r.Token, &r.Reason, &watchers, &updatedAt, &expiresAt, &r.Bucket,
 	)
 	if err != nil {
 		return engine.Record{}, err

@@ -38,12 +38,28 @@ var migrations = [...]string{
 	) STRICT, WITHOUT ROWID;
 	CREATE INDEX records_waiting ON records (due, id) WHERE state IN ('delayed', 'retrying');
 	CREATE INDEX records_expiring ON records (expires_at) WHERE expires_at > 0;`,
+	`ALTER TABLE records ADD COLUMN bucket TEXT NOT NULL DEFAULT ''; -- '' is not parked
+	CREATE INDEX records_due ON records (bucket, due, id) WHERE bucket <> '';
+	CREATE TABLE bodies (
+		number  INTEGER PRIMARY KEY,
+		id      TEXT NOT NULL,
+		hop     INTEGER NOT NULL,
+		kept_at INTEGER NOT NULL,
+		headers TEXT NOT NULL, -- JSON
+		body    BLOB NOT NULL,
+		UNIQUE (id, hop)
+	) STRICT;
+	CREATE TABLE leases (
+		number  INTEGER PRIMARY KEY CHECK (number = 1), -- one row
+		version INTEGER NOT NULL,
+		leases  TEXT NOT NULL -- JSON
+	) STRICT;`,
 }
 
 const columns = `id, type, digest, priority, state, hop, due, due_by, gated_at, attempts, redeliveries,
-	claim_token, claim_broker_id, claim_until, claims, token, reason, watchers, updated_at, expires_at`
+	claim_token, claim_broker_id, claim_until, claims, token, reason, watchers, updated_at, expires_at, bucket`
 
-const columnCount = 20
+const columnCount = 21
 
 const selectAny = `SELECT ` + columns + ` FROM records`
 

@@ -35,6 +35,9 @@ type op struct {
 	// change gets the record as it is (the zero Record if there is none) and
 	// gives it as it shall be; with an error, as it stays.
 	change func(rec engine.Record, now time.Time) (engine.Record, error)
+	// exec, in the place of change, does something else in the transaction. An
+	// ErrGuarded is the caller's; another error fails the whole batch.
+	exec func(ctx context.Context, tx *sql.Conn) error
 
 	rec  engine.Record
 	err  error
@@ -45,18 +48,36 @@ type op struct {
 // ctx ends waits no longer; what he asked for may happen all the same.
 func (r *Records) submit(ctx context.Context, id string, change func(engine.Record, time.Time) (engine.Record, error)) (engine.Record, error) {
 	o := &op{ctx: ctx, id: id, change: change, done: make(chan struct{})}
+	if err := r.hand(o); err != nil {
+		return engine.Record{}, err
+	}
+	return o.rec, o.err
+}
+
+// submitExec hands something else to the writer and waits for its commit.
+func (r *Records) submitExec(ctx context.Context, id string, exec func(context.Context, *sql.Conn) error) error {
+	o := &op{ctx: ctx, id: id, exec: exec, done: make(chan struct{})}
+	if err := r.hand(o); err != nil {
+		return err
+	}
+	return o.err
+}
+
+// hand gives an op to the writer and waits until it is done, or the error says
+// that nobody waits any more.
+func (r *Records) hand(o *op) error {
 	select {
 	case r.ops <- o:
 	case <-r.closing:
-		return engine.Record{}, ErrClosed
-	case <-ctx.Done():
-		return engine.Record{}, fmt.Errorf("records: write the record of %q: %w", id, ctx.Err())
+		return ErrClosed
+	case <-o.ctx.Done():
+		return fmt.Errorf("records: write the record of %q: %w", o.id, o.ctx.Err())
 	}
 	select {
 	case <-o.done:
-		return o.rec, o.err
-	case <-ctx.Done():
-		return engine.Record{}, fmt.Errorf("records: write the record of %q: %w", id, ctx.Err())
+		return nil
+	case <-o.ctx.Done():
+		return fmt.Errorf("records: write the record of %q: %w", o.id, o.ctx.Err())
 	}
 }
 
@@ -70,6 +91,7 @@ type writer struct {
 	load                    *sql.Stmt
 	insertOne, insertMany   *sql.Stmt
 	sweep                   *sql.Stmt
+	orphansAfter            int64 // the number of the last body that was looked at
 }
 
 func newWriter(r *Records) (_ *writer, err error) {
@@ -112,6 +134,9 @@ func (w *writer) run() {
 			w.settle(w.gather(o))
 		case <-tick.C:
 			more = w.sweepSome()
+			if err := w.dropOrphans(time.Now()); err != nil {
+				w.cfg.Log.Warn().Err(err).Str("path", w.cfg.Path).Msg("records: bodies that nobody needs could not be deleted; they will be tried again")
+			}
 		case <-more:
 			more = w.sweepSome()
 		case <-w.closing:
@@ -190,7 +215,15 @@ func (w *writer) change(ctx context.Context, batch []*op) (bool, error) {
 		return false, err
 	}
 	changed := map[string]bool{}
+	executed := false
 	for _, o := range batch {
+		if o.exec != nil {
+			if o.err = o.exec(ctx, w.conn); o.err != nil && !errors.Is(o.err, engine.ErrGuarded) {
+				return false, o.err
+			}
+			executed = true
+			continue
+		}
 		o.rec, o.err = o.change(recs[o.id], now)
 		if o.err == nil {
 			o.rec = normal(o.rec, now)
@@ -198,7 +231,7 @@ func (w *writer) change(ctx context.Context, batch []*op) (bool, error) {
 			changed[o.id] = true
 		}
 	}
-	return len(changed) > 0, w.store(ctx, recs, changed)
+	return len(changed) > 0 || executed, w.store(ctx, recs, changed)
 }
 
 // read reads the records of a batch.

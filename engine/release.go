@@ -1,0 +1,146 @@
+package engine
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+)
+
+// BindsWithin is how soon a message that is parked follows a change of its time.
+const BindsWithin = 2 * time.Second
+
+const (
+	// releaseEvery is how often an engine looks for what is due.
+	releaseEvery = 500 * time.Millisecond
+	// releaseBatch is how many parked messages of a bucket are released in one
+	// look, and releaseAtOnce how many of them are on their way at once.
+	releaseBatch  = 500
+	releaseAtOnce = 64
+	// LeaseFor is how long an engine counts as there, and leaseEvery how often it
+	// says that it is: the buckets of a dead one are taken over within both.
+	LeaseFor   = 7 * time.Second
+	leaseEvery = 2 * time.Second
+)
+
+// releaser sends what was parked when it is due. One goroutine runs it.
+type releaser struct {
+	owner   string // this engine
+	queue   string
+	broker  Broker
+	bodies  Bodies
+	index   DueIndex
+	log     zerolog.Logger
+	observe func(Event)
+
+	held    []string
+	leaseAt time.Time // when to say again that we are here
+	failing bool      // the last look failed, and was logged
+}
+
+// run releases until ctx ends. What it was about to send then is still parked.
+func (r *releaser) run(ctx context.Context) {
+	tick := time.NewTicker(releaseEvery)
+	defer tick.Stop()
+	for {
+		if err := r.look(ctx); ctx.Err() == nil {
+			r.report(err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// report logs that releasing fails, and that it works again, once each.
+func (r *releaser) report(err error) {
+	switch {
+	case err != nil && !r.failing:
+		r.log.Error().Err(err).Msg("what is parked cannot be released; it is tried again")
+	case err == nil && r.failing:
+		r.log.Info().Msg("what is parked is released again")
+	}
+	r.failing = err != nil
+}
+
+// look releases what is due in the buckets that are ours.
+func (r *releaser) look(ctx context.Context) error {
+	if now := time.Now(); !now.Before(r.leaseAt) {
+		if err := r.lease(ctx, now); err != nil {
+			return err
+		}
+	}
+	var errs []error
+	for _, bucket := range r.held {
+		errs = append(errs, r.releaseIn(ctx, bucket))
+	}
+	return errors.Join(errs...)
+}
+
+// lease says that we are here, and learns which buckets are ours.
+func (r *releaser) lease(ctx context.Context, now time.Time) error {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	leases, err := r.index.Leases(ctx)
+	if err == nil {
+		leases = leases.Share(r.owner, now, now.Add(LeaseFor))
+		err = r.index.SetLeases(ctx, leases)
+	}
+	if errors.Is(err, ErrGuarded) {
+		return nil // another engine was first; the next look tries again
+	}
+	if err == nil {
+		r.held, r.leaseAt = leases.Of(r.owner), now.Add(leaseEvery)
+	}
+	return err
+}
+
+// releaseIn releases what is due in a bucket, urgent messages first.
+func (r *releaser) releaseIn(ctx context.Context, bucket string) error {
+	asking, cancel := context.WithTimeout(ctx, storeTimeout)
+	due, err := r.index.DueIn(asking, bucket, releaseBatch)
+	cancel()
+	if err != nil {
+		return err
+	}
+	slices.SortStableFunc(due, func(a, b Record) int { return cmp.Compare(b.Priority, a.Priority) })
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(releaseAtOnce)
+	for _, rec := range due {
+		g.Go(func() error { return r.release(ctx, rec) })
+	}
+	return g.Wait()
+}
+
+// release sends one parked message: the copy first, then the record, the body last.
+func (r *releaser) release(ctx context.Context, rec Record) error {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	parked, err := r.bodies.Kept(ctx, rec.ID, rec.Hop)
+	if errors.Is(err, ErrNotFound) {
+		return nil // another engine has just released it; or the index is late
+	}
+	if err != nil {
+		return err
+	}
+	parked.Headers[HeaderQueuedAt] = millisText(rec.Due)
+	if err := r.broker.Publish(ctx, Outgoing{Queue: r.queue, Headers: parked.Headers, Body: parked.Body}); err != nil {
+		return err
+	}
+	now, err := r.index.Unpark(ctx, Unpark{ID: rec.ID, Hop: rec.Hop, Now: time.Now()})
+	switch {
+	case err != nil && !errors.Is(err, ErrGuarded):
+		return err
+	case err == nil:
+		r.observe(Event{Kind: EventReleased, ID: rec.ID, Type: rec.Type, Level: rec.Priority, Hop: rec.Hop, Wait: time.Since(rec.Due)})
+	case now.Bucket != "" && now.Hop == rec.Hop:
+		return nil // it cannot be: the guard was that
+	}
+	return r.bodies.Drop(ctx, rec.ID, rec.Hop)
+}
