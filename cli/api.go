@@ -118,6 +118,8 @@ func refused(resp *http.Response) error {
 	switch {
 	case resp.StatusCode == http.StatusNotFound:
 		code = exitNotFound
+	case resp.StatusCode == http.StatusConflict:
+		code = exitConflict
 	case resp.StatusCode >= 500:
 		code = exitUnreachable
 	case resp.StatusCode == http.StatusBadRequest:

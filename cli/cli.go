@@ -25,6 +25,7 @@ const (
 	exitInvalid     = 3
 	exitNotFound    = 4
 	exitUnreachable = 5
+	exitConflict    = 6 // the message is not in a state that allows it
 )
 
 // failure is an error with its exit code.
@@ -97,7 +98,8 @@ func newRoot() *cobra.Command {
 ones wait, runs each through a handler plugin, retries what fails, and puts
 what still fails into a dead-letter queue.
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 invalid input, 4 not found, 5 unreachable.`,
+Exit codes: 0 done, 1 failed, 2 usage, 3 invalid input, 4 not found, 5 unreachable,
+6 not possible in the state that the message is in.`,
 		Example: `  usher dev --demo                      everything on this machine, with a shop that plays
   usher send order.rush --data '{"order":7}' --wait
   usher queues                          what waits, level by level

@@ -214,7 +214,7 @@ func (e everybody) Observe(ev engine.Event) {
 func (s *stack) openServer() (err error) {
 	cfg := server.Config{
 		Addr: s.httpLn.Addr().String(), Token: s.cfg.Secrets.Token, Table: s.records, Broker: polled{s.stomp}, Engine: s.engine,
-		Metrics: s.metrics, PluginsFunc: s.plugins, Live: s.hub, Queue: s.queue(), Log: s.part("http"),
+		Metrics: s.metrics, PluginsFunc: s.plugins, Live: s.hub, NotifyFunc: s.hub.Notify, Queue: s.queue(), Log: s.part("http"),
 		InHandFunc: s.stomp.InHand, BrokerFunc: s.brokerReport,
 		Checks: []server.Check{
 			{Name: "broker", Func: s.brokerAlive},

@@ -89,8 +89,8 @@ const (
 	// runs for long does not cost a write every moment.
 	firstLease = 1500 * time.Millisecond
 	claimLease = 10 * time.Second
-	// finalTTL is how long the store remembers a finished message.
-	finalTTL = 7 * 24 * time.Hour
+	// FinalTTL is how long the store remembers a finished message.
+	FinalTTL = 7 * 24 * time.Hour
 	// awayWait is how long a message waits that found no plugin process.
 	awayWait = 100 * time.Millisecond
 	// storeTimeout is how long one call of the record table may take.

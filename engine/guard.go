@@ -75,6 +75,22 @@ func (g Gate) Apply(r Record) Record {
 	return r
 }
 
+// CancelledBy is the record after an operator has cancelled its message, or as
+// it is with the reason why he cannot: ErrNotFound, ErrFinished or ErrRunning.
+func CancelledBy(r Record, expiresAt, now time.Time) (Record, error) {
+	switch {
+	case r.ID == "":
+		return r, ErrNotFound
+	case r.State.Final():
+		return r, ErrFinished
+	case r.Claim.Live(now):
+		return r, ErrRunning
+	}
+	r.State, r.Bucket, r.Claim = Cancelled, "", ClaimMark{}
+	r.UpdatedAt, r.ExpiresAt = now, expiresAt
+	return r, nil
+}
+
 // seen fills in what a record lacks that was made before its message came, and
 // opens one that was redriven.
 func seen(r Record, id, typ, digest string, priority int) Record {

@@ -127,15 +127,33 @@ type Table interface {
 	// after its first sight. ErrFinished if it is in a final state. A missing
 	// record is made, in state queued.
 	SetDue(ctx context.Context, id string, due time.Time) (Record, error)
-	// Waiting lists the records in state delayed or retrying by the time they
-	// are due, at most limit of them, beginning after the given place (zero: from the start).
-	Waiting(ctx context.Context, after Place, limit int) ([]Record, error)
+	// Cancel ends a message that is not running, in an operator's name: its state
+	// is cancelled, and it expires at the given time. ErrFinished, with the record
+	// as it is, if it is in a final state; ErrRunning if a claim of it is live;
+	// ErrNotFound if there is no record.
+	Cancel(ctx context.Context, id string, expiresAt time.Time) (Record, error)
+	// Waiting lists the records in state delayed or retrying that the question is
+	// about, by the time they are due. The list goes on after its last one; one
+	// that is shorter than the limit is the last.
+	Waiting(ctx context.Context, q Waits) ([]Record, error)
 	// Watch adds a watcher, or renews the one of the same connection, and
 	// returns the record. A missing record is made, in state queued. Of more
 	// than MaxWatchers the one that ends first is dropped.
 	Watch(ctx context.Context, id string, w Watcher) (Record, error)
 	// Unwatch removes a watcher; it is no error if it, or the record, is not there.
 	Unwatch(ctx context.Context, id, connection string) error
+}
+
+// ErrRunning says that the message is in a handler.
+var ErrRunning = errors.New("the message is running")
+
+// Waits asks for records that wait.
+type Waits struct {
+	After  Place     // the list begins after it; zero: at the start
+	Limit  int       // how many there are at the most
+	Type   string    // of this type; "": of all
+	Level  *int      // of this priority; nil: of all
+	Before time.Time // due before then; zero: whenever
 }
 
 // Place is where a listing of waiting records goes on.

@@ -36,9 +36,9 @@ func (e *Engine) plan(it *item, d decision, copies []Outgoing, now time.Time) pl
 	}
 	switch d.action {
 	case actDone:
-		p.change.State, p.change.ExpiresAt = Done, now.Add(finalTTL)
+		p.change.State, p.change.ExpiresAt = Done, now.Add(FinalTTL)
 	case actDrop:
-		p.change.State, p.change.ExpiresAt = Cancelled, now.Add(finalTTL)
+		p.change.State, p.change.ExpiresAt = Cancelled, now.Add(FinalTTL)
 	case actDead:
 		p.copies = []Outgoing{m.deadCopy(d.fault, e.cfg.Queue, now)}
 		p.change.State, p.change.Reason, p.change.NextHop = Dead, d.fault.reason, m.hop+1

@@ -362,3 +362,53 @@ func TestPluginsAreListed(t *testing.T) {
 		t.Errorf("the list is %s", w.Body)
 	}
 }
+
+func TestDelaysAreChosenByTypeLevelAndTime(t *testing.T) {
+	r := setup(t)
+	r.waits("soon", nowPlus(60))
+	r.waits("late", nowPlus(7200))
+	r.write("other", engine.Delayed, func(c *engine.Change) {
+		c.Type, c.Priority, c.Due, c.DueBy, c.NextHop = "order.rush", 9, nowPlus(120), engine.ByRule, 1
+	})
+	for query, want := range map[string][]string{
+		"type=order.placed": {"soon", "late"}, "type=order.rush": {"other"}, "type=none": {}, "level=9": {"other"}, "level=7": {"soon", "late"},
+		"dueBefore=" + url.QueryEscape(nowPlus(3600).Format(time.RFC3339)): {"soon", "other"}, "type=order.placed&limit=1": {"soon"},
+	} {
+		var l server.DelayList
+		r.want(http.StatusOK, &l, http.MethodGet, "/api/v1/delays?"+query, "")
+		got := []string{}
+		for _, m := range l.Items {
+			got = append(got, m.ID)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", query, got, want)
+		}
+	}
+	for query, code := range map[string]string{"level=10": "bad_level", "level=x": "bad_level", "dueBefore=tomorrow": "bad_time"} {
+		r.wantProblem(http.StatusBadRequest, code, http.MethodGet, "/api/v1/delays?"+query, "")
+	}
+}
+
+func TestAMessageThatWaitsIsCancelledAndItsWatchersAreTold(t *testing.T) {
+	var told []engine.Status
+	r := setup(t, func(c *server.Config) {
+		c.NotifyFunc = func(watchers []engine.Watcher, s engine.Status) {
+			if len(watchers) == 1 && watchers[0].Connection == "c1" {
+				told = append(told, s)
+			}
+		}
+	})
+	r.waits("m", nowPlus(60))
+	if _, err := r.table.Watch(t.Context(), "m", engine.Watcher{Connection: "c1", Until: nowPlus(60)}); err != nil {
+		t.Fatal(err)
+	}
+	var m server.Message
+	r.want(http.StatusOK, &m, http.MethodDelete, "/api/v1/messages/m", "")
+	if m.State != engine.Cancelled || len(told) != 1 || told[0].State != engine.Cancelled {
+		t.Errorf("it is %s, and its watcher was told %+v; want cancelled, once", m.State, told)
+	}
+	r.wantProblem(http.StatusConflict, "finished", http.MethodDelete, "/api/v1/messages/m", "")
+	r.wantProblem(http.StatusNotFound, "not_seen", http.MethodDelete, "/api/v1/messages/unknown", "")
+	r.engine.inHand["runs"] = engine.Status{ID: "runs", State: engine.Processing}
+	r.wantProblem(http.StatusConflict, "running", http.MethodDelete, "/api/v1/messages/runs", "")
+}

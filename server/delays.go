@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -24,15 +25,13 @@ const (
 // delays lists what waits. The next page begins after the last item of this
 // one, wherever that is by then.
 func (s *Server) delays(w http.ResponseWriter, r *http.Request) error {
-	limit, err := pageSize(r.URL.Query().Get("limit"))
+	q, err := readWaits(r.URL.Query())
 	if err != nil {
 		return err
 	}
-	after, err := readCursor(r.URL.Query().Get("after"))
-	if err != nil {
-		return err
-	}
-	recs, err := s.cfg.Table.Waiting(r.Context(), after, limit+1)
+	limit := q.Limit
+	q.Limit++ // one more tells that there is another page
+	recs, err := s.cfg.Table.Waiting(r.Context(), q)
 	if err != nil {
 		return fmt.Errorf("server: list what waits: %w", err)
 	}
@@ -46,6 +45,30 @@ func (s *Server) delays(w http.ResponseWriter, r *http.Request) error {
 	}
 	writeJSON(w, http.StatusOK, list)
 	return nil
+}
+
+// readWaits reads which waiting messages are asked for.
+func readWaits(query url.Values) (q engine.Waits, err error) {
+	if q.Limit, err = pageSize(query.Get("limit")); err != nil {
+		return q, err
+	}
+	if q.After, err = readCursor(query.Get("after")); err != nil {
+		return q, err
+	}
+	q.Type = query.Get("type")
+	if text := query.Get("level"); text != "" {
+		level, err := strconv.Atoi(text)
+		if err != nil || level < 0 || level >= engine.Levels {
+			return q, badRequest("bad_level", fmt.Sprintf("level is %.40q", text), "a level is 0 to 9")
+		}
+		q.Level = &level
+	}
+	if text := query.Get("dueBefore"); text != "" {
+		if q.Before, err = time.Parse(time.RFC3339, text); err != nil {
+			return q, badRequest("bad_time", fmt.Sprintf("dueBefore is %.40q", text), "a time is RFC 3339 with a zone, such as 2030-01-02T15:04:05Z")
+		}
+	}
+	return q, nil
 }
 
 func pageSize(text string) (int, error) {

@@ -148,7 +148,7 @@ func TestWhatNoRouteTakesIsAProblem(t *testing.T) {
 		r.wantProblem(http.StatusNotFound, "no_route", http.MethodGet, path, "")
 	}
 	for path, allow := range map[string]string{
-		"/livez": "GET", "/metrics": "GET", "/api/v1/queues": "GET", "/api/v1/messages/m": "GET", "/api/v1/delays/m": "DELETE, PUT",
+		"/livez": "GET", "/metrics": "GET", "/api/v1/queues": "GET", "/api/v1/messages/m": "DELETE, GET", "/api/v1/delays/m": "DELETE, PUT",
 	} {
 		for _, method := range []string{http.MethodPost, http.MethodOptions, http.MethodPatch, "BREW"} {
 			if w := r.wantProblem(http.StatusMethodNotAllowed, "bad_method", method, path, ""); w.Header().Get("Allow") != allow {

@@ -181,6 +181,6 @@ func (brokenTable) SetDue(context.Context, string, time.Time) (engine.Record, er
 	return engine.Record{}, errors.New("dial tcp 10.0.0.7:8000: connection refused")
 }
 
-func (brokenTable) Waiting(context.Context, engine.Place, int) ([]engine.Record, error) {
+func (brokenTable) Waiting(context.Context, engine.Waits) ([]engine.Record, error) {
 	return nil, errors.New("dial tcp 10.0.0.7:8000: connection refused")
 }

@@ -25,6 +25,26 @@ func (s *Server) message(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// cancel ends a message that is not running. Those who watch it are told.
+func (s *Server) cancel(w http.ResponseWriter, r *http.Request) error {
+	id, err := pathID(r)
+	if err != nil {
+		return err
+	}
+	if live, inHand := s.cfg.Engine.InHand(id); inHand && live.State == engine.Processing {
+		return engine.ErrRunning
+	}
+	now := time.Now()
+	rec, err := s.cfg.Table.Cancel(r.Context(), id, now.Add(engine.FinalTTL))
+	if err != nil {
+		return fmt.Errorf("server: cancel a message: %w", err)
+	}
+	s.cfg.Log.Info().Str("id", id).Str("remote", r.RemoteAddr).Msg("an operator cancelled a message")
+	s.cfg.NotifyFunc(rec.Watchers, rec.Snapshot(now))
+	writeJSON(w, http.StatusOK, describe(rec))
+	return nil
+}
+
 func (s *Server) find(ctx context.Context, id string) (Message, error) {
 	live, inHand := s.cfg.Engine.InHand(id)
 	rec, err := s.cfg.Table.Record(ctx, id)

@@ -18,7 +18,8 @@ import (
 type Table interface {
 	Record(ctx context.Context, id string) (engine.Record, error)
 	SetDue(ctx context.Context, id string, due time.Time) (engine.Record, error)
-	Waiting(ctx context.Context, after engine.Place, limit int) ([]engine.Record, error)
+	Cancel(ctx context.Context, id string, expiresAt time.Time) (engine.Record, error)
+	Waiting(ctx context.Context, q engine.Waits) ([]engine.Record, error)
 }
 
 // Broker is what the server needs of the message broker; see [engine.Broker].
@@ -92,6 +93,9 @@ type Config struct {
 	Checks []Check
 	// Live serves /ws. Nil: there is no such route.
 	Live http.Handler
+	// NotifyFunc tells watchers what an operator did, as [engine.Notifier] does.
+	// Nil: nobody is told.
+	NotifyFunc func(watchers []engine.Watcher, s engine.Status)
 	// Queue is the name of the work queue. Default engine.WorkQueue.
 	Queue string
 	// Log gets what operators change, and what cannot be answered to anybody.
@@ -104,6 +108,9 @@ const MinTokenBytes = 16
 func (c Config) withDefaults() Config {
 	if c.Queue == "" {
 		c.Queue = engine.WorkQueue
+	}
+	if c.NotifyFunc == nil {
+		c.NotifyFunc = func([]engine.Watcher, engine.Status) {}
 	}
 	if c.PluginsFunc == nil {
 		c.PluginsFunc = func() []Plugin { return nil }

@@ -53,7 +53,11 @@ func asProblem(err error) (p *problemError, known bool) {
 			"check the id; a message has a record once an engine has settled or deferred it, and an in-hand status while it runs"), true
 	case errors.Is(err, engine.ErrFinished):
 		return problem(http.StatusConflict, "finished", "the message is finished",
-			"it is done, dead or cancelled, so its time cannot be changed", "a dead message can be redriven: usher dlq redrive"), true
+			"it is done, dead or cancelled, so nothing about it can be changed", "a dead message can be redriven: usher dlq redrive"), true
+	}
+	if errors.Is(err, engine.ErrRunning) {
+		return problem(http.StatusConflict, "running", "the message is running", "its handler has it now",
+			"try again when the attempt has ended: usher msg show tells"), true
 	}
 	return problem(http.StatusServiceUnavailable, "unavailable", "not now",
 		"the records or the broker did not answer", "try again; the log and /readyz?verbose say more"), false

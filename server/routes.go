@@ -34,8 +34,10 @@ func (s *Server) routes() []route {
 		{path: "/readyz", about: "200 when messages can be run, else 503; one line a check, with reasons if ?verbose", open: true, methods: get(s.readyz)},
 		{path: "/metrics", about: "Prometheus metrics", handler: s.metricsHandler()},
 		{path: "/api/v1", about: "this list", methods: get(s.index)},
-		{path: "/api/v1/messages/{id...}", about: "where a message is", methods: get(s.message)},
-		{path: "/api/v1/delays", about: "what waits, by the time it is due; ?limit and ?after page", methods: get(s.delays)},
+		{path: "/api/v1/messages/{id...}", about: "GET tells where a message is, DELETE cancels one that is not running", methods: map[string]endpoint{
+			http.MethodGet: s.message, http.MethodDelete: s.cancel,
+		}},
+		{path: "/api/v1/delays", about: "what waits, by the time it is due; ?limit and ?after page, ?type, ?level and ?dueBefore choose", methods: get(s.delays)},
 		{path: "/api/v1/delays/{id...}", about: `PUT {"until":"<RFC 3339>"} or {"in":"15m"} moves a message, DELETE releases it now`, methods: map[string]endpoint{
 			http.MethodPut: s.setDelay, http.MethodDelete: s.release,
 		}},

@@ -124,20 +124,34 @@ func (m *Memory) Unwatch(ctx context.Context, id, connection string) error {
 	})
 }
 
+// Cancel ends a message that is not running.
+func (m *Memory) Cancel(ctx context.Context, id string, expiresAt time.Time) (engine.Record, error) {
+	return m.change(ctx, id, func(r engine.Record, now time.Time) (engine.Record, error) {
+		return engine.CancelledBy(r, expiresAt, now)
+	})
+}
+
 // Waiting lists the delayed and the retrying records by the time they are due.
-func (m *Memory) Waiting(ctx context.Context, after engine.Place, limit int) ([]engine.Record, error) {
+func (m *Memory) Waiting(ctx context.Context, q engine.Waits) ([]engine.Record, error) {
 	var waiting []engine.Record
 	err := m.locked(ctx, func(now time.Time) error {
 		for id := range m.records {
 			r, ok := m.read(id, now)
-			if ok && (r.State == engine.Delayed || r.State == engine.Retrying) && comparePlace(placeOf(r), after) > 0 {
+			if ok && asksFor(q, r) {
 				waiting = append(waiting, r)
 			}
 		}
 		return nil
 	})
 	slices.SortFunc(waiting, func(a, b engine.Record) int { return comparePlace(placeOf(a), placeOf(b)) })
-	return waiting[:min(len(waiting), max(limit, 0))], err
+	return waiting[:min(len(waiting), max(q.Limit, 0))], err
+}
+
+// asksFor says whether a listing has the record.
+func asksFor(q engine.Waits, r engine.Record) bool {
+	return (r.State == engine.Delayed || r.State == engine.Retrying) && comparePlace(placeOf(r), q.After) > 0 &&
+		(q.Type == "" || r.Type == q.Type) && (q.Level == nil || r.Priority == *q.Level) &&
+		(q.Before.IsZero() || r.Due.Before(q.Before))
 }
 
 // Close ends the table: every later call fails. It is idempotent.

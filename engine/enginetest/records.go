@@ -41,7 +41,7 @@ func RunRecords(t *testing.T, open func(t *testing.T) RecordsUnderTest) {
 	groups := map[string]map[string]func(*recordsRig){
 		"Read": readCases(), "Gate": gateCases(), "Claim": claimCases(), "ClaimGuard": claimGuardCases(),
 		"Write": writeCases(), "WriteGuard": writeGuardCases(), "Expiry": expiryCases(), "SetDue": setDueCases(), "Waiting": waitingCases(), "Watch": watchCases(), "Race": raceCases(),
-		"Park": parkCases(), "Lease": leaseCases(),
+		"Cancel": cancelCases(), "Park": parkCases(), "Lease": leaseCases(),
 	}
 	for _, group := range slices.Sorted(maps.Keys(groups)) {
 		t.Run(group, func(t *testing.T) {

@@ -219,9 +219,27 @@ func waitingCases() map[string]func(*recordsRig) {
 			c.watch("conn-1", c.now.Add(time.Hour))
 			want := c.waits(c.id, engine.Retrying, c.now.Add(time.Hour))
 			c.eventually("Waiting", func() (any, bool) {
-				recs, err := c.r.Waiting(c.Context(), engine.Place{}, 10)
+				recs, err := c.r.Waiting(c.Context(), engine.Waits{Limit: 10})
 				return recs, err == nil && len(recs) == 1 && equalRecords(recs[0], want)
 			})
+		},
+		"Filters": func(c *recordsRig) {
+			for i, typ := range []string{"a", "b", "a", "b", "a"} {
+				c.id = fmt.Sprintf("%s-%d", typ, i)
+				change := c.aChange(0, engine.Delayed)
+				change.Type, change.Priority, change.Due, change.DueBy = typ, i%2, c.now.Add(time.Duration(i)*time.Minute), engine.ByRule
+				c.write(change)
+			}
+			level := 1
+			c.answers(engine.Waits{Limit: 10}, "a-0", "b-1", "a-2", "b-3", "a-4")
+			c.answers(engine.Waits{Limit: 10, Type: "a"}, "a-0", "a-2", "a-4")
+			c.answers(engine.Waits{Limit: 2, Type: "a"}, "a-0", "a-2")
+			c.answers(engine.Waits{Limit: 10, Type: "a", After: engine.Place{Due: c.now, ID: "a-0"}}, "a-2", "a-4")
+			c.answers(engine.Waits{Limit: 10, Level: &level}, "b-1", "b-3")
+			c.answers(engine.Waits{Limit: 10, Before: c.now.Add(2 * time.Minute)}, "a-0", "b-1")
+			c.answers(engine.Waits{Limit: 10, Type: "a", Before: c.now.Add(3 * time.Minute)}, "a-0", "a-2")
+			c.answers(engine.Waits{Limit: 10, Type: "a", Level: &level})
+			c.answers(engine.Waits{Limit: 10, Type: "c"})
 		},
 		"OfNothing": func(c *recordsRig) {
 			c.lists(engine.Place{}, 10)
@@ -248,7 +266,7 @@ func waitingPagesInOrder(c *recordsRig) {
 	var got []string
 	var after engine.Place
 	for len(got) <= len(want) { // a page that comes twice ends it
-		page, err := c.r.Waiting(c.Context(), after, 7)
+		page, err := c.r.Waiting(c.Context(), engine.Waits{After: after, Limit: 7})
 		if err != nil {
 			c.Fatal(err)
 		}
@@ -277,8 +295,13 @@ func (c *recordsRig) waits(id string, state engine.State, due time.Time) engine.
 // lists checks what waits, for a listing may lag behind.
 func (c *recordsRig) lists(after engine.Place, limit int, want ...string) {
 	c.Helper()
+	c.answers(engine.Waits{After: after, Limit: limit}, want...)
+}
+
+func (c *recordsRig) answers(q engine.Waits, want ...string) {
+	c.Helper()
 	c.eventually("Waiting", func() (any, bool) {
-		recs, err := c.r.Waiting(c.Context(), after, limit)
+		recs, err := c.r.Waiting(c.Context(), q)
 		if err != nil {
 			c.Fatalf("Waiting: %v", err)
 		}

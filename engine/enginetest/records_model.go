@@ -155,7 +155,7 @@ func (m *recordsModel) waiting(r RecordsUnderTest) []string {
 	var ids []string
 	var after engine.Place
 	for {
-		page, err := r.Waiting(m.rig.Context(), after, 100)
+		page, err := r.Waiting(m.rig.Context(), engine.Waits{After: after, Limit: 100})
 		if err != nil {
 			m.rig.Fatalf("Waiting: %v", err)
 		}

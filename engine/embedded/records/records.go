@@ -151,6 +151,13 @@ func (r *Records) SetDue(ctx context.Context, id string, due time.Time) (engine.
 	})
 }
 
+// Cancel ends a message that is not running. Its errors come with the record as it is.
+func (r *Records) Cancel(ctx context.Context, id string, expiresAt time.Time) (engine.Record, error) {
+	return r.submit(ctx, id, func(rec engine.Record, now time.Time) (engine.Record, error) {
+		return engine.CancelledBy(rec, expiresAt, now)
+	})
+}
+
 // Watch adds a watcher, or renews the one of the same connection.
 func (r *Records) Watch(ctx context.Context, id string, w engine.Watcher) (engine.Record, error) {
 	return r.submit(ctx, id, func(rec engine.Record, now time.Time) (engine.Record, error) {
@@ -207,12 +214,21 @@ func (r *Records) Record(ctx context.Context, id string) (engine.Record, error) 
 }
 
 // Waiting lists the records in state delayed or retrying by the time they are due.
-func (r *Records) Waiting(ctx context.Context, after engine.Place, limit int) ([]engine.Record, error) {
-	if limit <= 0 {
+func (r *Records) Waiting(ctx context.Context, q engine.Waits) ([]engine.Record, error) {
+	if q.Limit <= 0 {
 		return nil, nil
 	}
-	recs, err := r.ask(ctx, selectAny+` WHERE state IN ('delayed', 'retrying') AND (due, id) > (?, ?)
-		ORDER BY due, id LIMIT ?`, toMillis(after.Due), after.ID, limit)
+	where, args := ` WHERE state IN ('delayed', 'retrying') AND (due, id) > (?, ?)`, []any{toMillis(q.After.Due), q.After.ID}
+	if q.Type != "" {
+		where, args = where+" AND type = ?", append(args, q.Type)
+	}
+	if q.Level != nil {
+		where, args = where+" AND priority = ?", append(args, *q.Level)
+	}
+	if !q.Before.IsZero() {
+		where, args = where+" AND due < ?", append(args, toMillis(q.Before))
+	}
+	recs, err := r.ask(ctx, selectAny+where+" ORDER BY due, id LIMIT ?", append(args, q.Limit)...)
 	if err != nil {
 		return nil, fmt.Errorf("records: list what waits: %w", err)
 	}

@@ -40,6 +40,8 @@ var migrations = [...]string{
 	CREATE INDEX records_expiring ON records (expires_at) WHERE expires_at > 0;`,
 	`ALTER TABLE records ADD COLUMN bucket TEXT NOT NULL DEFAULT ''; -- '' is not parked
 	CREATE INDEX records_due ON records (bucket, due, id) WHERE bucket <> '';
+	CREATE INDEX records_waiting_type ON records (type, due, id) WHERE state IN ('delayed', 'retrying');
+	CREATE INDEX records_waiting_level ON records (priority, due, id) WHERE state IN ('delayed', 'retrying');
 	CREATE TABLE bodies (
 		number  INTEGER PRIMARY KEY,
 		id      TEXT NOT NULL,
