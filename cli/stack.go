@@ -190,7 +190,7 @@ func (s *stack) openEngine() (err error) {
 	types := make(map[string]engine.Type, len(s.cfg.Types))
 	for name, t := range s.cfg.Types {
 		types[name] = engine.Type{
-			Priority: t.Priority, Timeout: t.Timeout, Attempts: t.Retry.Attempts, Backoff: t.Retry.Backoff,
+			Priority: t.Priority, Timeout: t.Timeout, Attempts: t.Retry.Attempts, Backoff: t.Retry.Backoff, Redeliveries: t.Retry.Redeliveries,
 			Delay: t.Delay.Default, Bypass: t.Delay.Bypass, MaxAge: t.MaxAge,
 		}
 	}

@@ -60,8 +60,10 @@ type Type struct {
 
 // Retry is what happens when a handler answers with an error.
 type Retry struct {
-	// Attempts is how often a message is tried in all.
+	// Attempts is how often a message is tried in one round.
 	Attempts int `koanf:"attempts"`
+	// Redeliveries are the waits before further rounds.
+	Redeliveries []time.Duration `koanf:"redeliveries"`
 	// Backoff bounds the first wait between attempts; it doubles, up to 2 s.
 	Backoff time.Duration `koanf:"backoff"`
 }

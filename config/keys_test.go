@@ -151,7 +151,7 @@ func TestExplain(t *testing.T) {
   environment  USHER__ENGINE__MAX_BODY
 `,
 		"types.order.rush.retry.attempts": `types.<name>.retry.attempts
-  How often a message is tried in all. Then it is dead-lettered as exhausted.
+  How often a message is tried in a round. When there are no redeliveries left it is dead-lettered as exhausted.
 
   value        a whole number, 1 to 100
   default      3

@@ -96,7 +96,7 @@ func TestEveryKeyIsRead(t *testing.T) {
 	cfg := mustLoad(t, fromText(`
 engine: {slots: 1, window: 2, drain: 3s, parkAfter: 4s, maxBody: 4KiB, memory: 5MiB}
 types:
-  a.b: {plugin: p, priority: 0, timeout: 6ms, retry: {attempts: 7, backoff: 8ms}, delay: {default: 1d12h, bypass: 0}, maxAge: 30d}
+  a.b: {plugin: p, priority: 0, timeout: 6ms, retry: {attempts: 7, backoff: 8ms, redeliveries: [30s, 5m]}, delay: {default: 1d12h, bypass: 0}, maxAge: 30d}
 plugins:
   p:
     command: [/bin/p, "", "two\nlines"]
@@ -114,7 +114,7 @@ unknownType: {wait: 12h}
 	want := &Config{
 		Engine: Engine{Slots: 1, Window: 2, Drain: 3 * time.Second, ParkAfter: 4 * time.Second, MaxBody: 4096, Memory: 5 << 20},
 		Types: map[string]Type{"a.b": {
-			Plugin: "p", Priority: &zero, Timeout: 6 * time.Millisecond, Retry: Retry{Attempts: 7, Backoff: 8 * time.Millisecond},
+			Plugin: "p", Priority: &zero, Timeout: 6 * time.Millisecond, Retry: Retry{Attempts: 7, Backoff: 8 * time.Millisecond, Redeliveries: []time.Duration{30 * time.Second, 5 * time.Minute}},
 			Delay: Delay{Default: 36 * time.Hour, Bypass: &zero}, MaxAge: 720 * time.Hour,
 		}},
 		Plugins: map[string]Plugin{"p": {

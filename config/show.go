@@ -81,7 +81,7 @@ func encode(v reflect.Value, s *shape, p path, visit func(path, *yaml.Node)) *ya
 		}
 		n = &yaml.Node{Kind: yaml.SequenceNode, Style: yaml.FlowStyle}
 		for i := range v.Len() {
-			n.Content = append(n.Content, scalarNode(v.Index(i).String(), "!!str"))
+			n.Content = append(n.Content, encodeItem(v.Index(i), *s.kind.values))
 		}
 	case number:
 		if v.Kind() == reflect.Pointer {
@@ -101,6 +101,14 @@ func encode(v reflect.Value, s *shape, p path, visit func(path, *yaml.Node)) *ya
 	}
 	visit(p, n)
 	return n
+}
+
+// encodeItem is the node of one item of a list.
+func encodeItem(v reflect.Value, k kind) *yaml.Node {
+	if k.form == quantity {
+		return scalarNode(k.showFunc(v.Int()), "!!str")
+	}
+	return scalarNode(v.String(), "!!str")
 }
 
 // scalarNode puts text of several lines into quotes: as a block, text that

@@ -68,6 +68,9 @@ func someConfig(t *rapid.T) *Config {
 		if p := rapid.IntRange(-1, 9).Draw(t, "priority"); p >= 0 {
 			typ.Priority = &p
 		}
+		for range rapid.IntRange(0, 3).Draw(t, "redeliveries") {
+			typ.Retry.Redeliveries = append(typ.Retry.Redeliveries, between(time.Second, 30*day))
+		}
 		if level := rapid.IntRange(-1, 9).Draw(t, "bypass"); level >= 0 {
 			typ.Delay.Bypass = &level
 		}

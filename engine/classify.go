@@ -25,6 +25,7 @@ type decision struct {
 	action  action
 	wait    time.Duration // of actAgain and actDefer
 	counted bool          // it was an attempt
+	round   bool          // of actDefer: the next attempt begins a new round
 	outcome string        // for observers
 	fault   fault         // of actDead; detail also of the others that failed
 }
@@ -32,7 +33,8 @@ type decision struct {
 // attempted is what classify judges: one attempt that ended.
 type attempted struct {
 	err      error
-	ended    int           // attempts that ended before this one
+	ended    int           // attempts of this round that ended before this one
+	rounds   int           // redeliveries before this round
 	crashes  int           // plugin crashes before this one
 	age      time.Duration // since it could first have run
 	stopping bool          // the engine cancelled it to stop
@@ -67,12 +69,21 @@ func classify(a attempted, t Type) decision {
 
 func classifyRetry(a attempted, o handlers.Outcome, t Type) decision {
 	n := a.ended + 1
-	if n >= t.Attempts {
+	switch {
+	case n >= t.Attempts && a.rounds < len(t.Redeliveries):
+		wait := t.Redeliveries[a.rounds]
+		wait += time.Duration(a.jitter * float64(wait) / 10) // what failed together does not come back together
+		return decision{action: actDefer, counted: true, round: true, outcome: OutcomeRetried, wait: max(wait, o.After), fault: fault{detail: oneLine(o.Err)}}
+	case n >= t.Attempts:
 		reason := ReasonExhausted
 		if o.Code == handlers.CodeTimeout {
 			reason = ReasonTimeout
 		}
-		return dead(true, reason, fmt.Sprintf("attempt %d of %d: %v", n, t.Attempts, o.Err))
+		text := fmt.Sprintf("attempt %d of %d", n, t.Attempts)
+		if a.rounds > 0 {
+			text += fmt.Sprintf(" after redelivery %d of %d", a.rounds, len(t.Redeliveries))
+		}
+		return dead(true, reason, fmt.Sprintf("%s: %v", text, o.Err))
 	}
 	d := decision{action: actAgain, counted: true, outcome: OutcomeRetried, wait: o.After, fault: fault{detail: oneLine(o.Err)}}
 	if d.wait == 0 {

@@ -13,7 +13,7 @@ import (
 
 func TestClassify(t *testing.T) {
 	boom := errors.New("boom")
-	checkClassify(t, []classifyCase{
+	checkClassify(t, threeAttempts(), []classifyCase{
 		{"nil is done", attempted{}, decision{action: actDone, counted: true, outcome: OutcomeDone}},
 		{"done counts even while stopping", attempted{stopping: true}, decision{action: actDone, counted: true, outcome: OutcomeDone}},
 		{"drop", attempted{err: handlers.Drop()}, decision{action: actDrop, counted: true, outcome: OutcomeDropped}},
@@ -68,10 +68,29 @@ func TestClassify(t *testing.T) {
 	})
 }
 
+func TestClassifyRedeliveries(t *testing.T) {
+	boom := errors.New("boom")
+	typ := Type{Attempts: 3, Backoff: 200 * time.Millisecond, MaxAge: time.Hour, Redeliveries: []time.Duration{30 * time.Second, time.Minute}}
+	checkClassify(t, typ, []classifyCase{
+		{
+			"a round that is used up is followed by the next", attempted{err: boom, ended: 2, rounds: 1, jitter: 0.5},
+			decision{action: actDefer, counted: true, round: true, outcome: OutcomeRetried, wait: 63 * time.Second, fault: fault{detail: "boom"}},
+		},
+		{
+			"a RetryAfter that is longer than the schedule counts", attempted{err: handlers.RetryAfter(time.Hour, boom), ended: 2},
+			decision{action: actDefer, counted: true, round: true, outcome: OutcomeRetried, wait: time.Hour, fault: fault{detail: "boom"}},
+		},
+		{
+			"the last round exhausts it", attempted{err: boom, ended: 2, rounds: 2},
+			decision{action: actDead, counted: true, outcome: OutcomeDeadLettered, fault: fault{ReasonExhausted, "attempt 3 of 3 after redelivery 2 of 2: boom"}},
+		},
+	})
+}
+
 func TestClassifyCrashesAndStops(t *testing.T) {
 	boom := errors.New("boom")
 	lost := fmt.Errorf("shop: %w", ErrPluginLost)
-	checkClassify(t, []classifyCase{
+	checkClassify(t, threeAttempts(), []classifyCase{
 		{
 			"a crash is nobody's attempt", attempted{err: lost, ended: 2},
 			decision{action: actAgain, outcome: OutcomeCrashed, fault: fault{detail: "shop: the plugin process was lost"}},
@@ -96,9 +115,12 @@ type classifyCase struct {
 	want decision
 }
 
-func checkClassify(t *testing.T, tests []classifyCase) {
+func threeAttempts() Type {
+	return Type{Attempts: 3, Backoff: 200 * time.Millisecond, MaxAge: time.Hour}
+}
+
+func checkClassify(t *testing.T, typ Type, tests []classifyCase) {
 	t.Helper()
-	typ := Type{Attempts: 3, Backoff: 200 * time.Millisecond, MaxAge: time.Hour}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			if got := classify(tt.in, typ); got != tt.want {

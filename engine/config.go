@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -47,8 +48,11 @@ type Type struct {
 	Priority *int
 	// Timeout is how long one attempt may take. Default 30 s.
 	Timeout time.Duration
-	// Attempts is how often it is tried in all. Default 3.
+	// Attempts is how often it is tried in one round. Default 3.
 	Attempts int
+	// Redeliveries are the waits before further rounds, each of as many attempts:
+	// the second tier. Up to a tenth is added to each, at random. Default none.
+	Redeliveries []time.Duration
 	// Backoff is the bound of the first wait between attempts; it doubles, to
 	// at most MaxShortWait. Default 200 ms.
 	Backoff time.Duration
@@ -154,6 +158,9 @@ func (c Config) validate() error {
 		}
 		if t.Timeout < 0 || t.Attempts < 0 || t.Backoff < 0 || t.Delay < 0 || t.MaxAge < 0 {
 			errs = append(errs, fmt.Errorf("engine: type %q: times and counts must not be negative", name))
+		}
+		if slices.ContainsFunc(t.Redeliveries, func(d time.Duration) bool { return d <= 0 }) {
+			errs = append(errs, fmt.Errorf("engine: type %q: the waits before redeliveries must be positive", name))
 		}
 	}
 	return errors.Join(errs...)

@@ -3,6 +3,7 @@ package engine_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -794,4 +795,31 @@ func TestManyTwinsOfALargeMessageDoNotStopTheLoop(t *testing.T) {
 		x.want(t, "1", 1)
 		r.wantEmpty()
 	}, func(c *engine.Config) { c.Window = 1000 })
+}
+
+func TestRedeliveriesAreFurtherRoundsOfAttemptsOnTheSameLevel(t *testing.T) {
+	var tried []string
+	began := newTimes().began
+	h := func(_ context.Context, m *handlers.Message) error {
+		tried = append(tried, fmt.Sprintf("%d@%s p%d", m.Attempt, time.Since(began).Truncate(20*time.Second), m.Priority))
+		return errors.New("down")
+	}
+	run(t, h, func(r *rig) {
+		r.send("1", "two", engine.HeaderPriority, "8")
+		r.after(15 * time.Second)
+		if rec := r.wantState("1", engine.Retrying); rec.Redeliveries != 1 || rec.Attempts != 0 || rec.DueBy != engine.ByRetry {
+			t.Errorf("after the first round: %+v", rec)
+		}
+		r.after(time.Hour)
+		want := "1@0s p8, 2@0s p8, 1@20s p8, 2@20s p8, 1@5m20s p8, 2@5m20s p8" // in steps of 20 s
+		if got := strings.Join(tried, ", "); got != want {
+			t.Errorf("tried\n%s, want\n%s", got, want)
+		}
+		out := r.wantDead("1", engine.ReasonExhausted)
+		if out.Headers[engine.HeaderRedeliveries] != "2" || out.Headers[engine.HeaderAttempts] != "2" || !strings.Contains(out.Headers[engine.HeaderDeadDetail], "redelivery 2 of 2") {
+			t.Errorf("the dead letter has %v", out.Headers)
+		}
+	}, func(c *engine.Config) {
+		c.Types["two"] = engine.Type{Attempts: 2, Redeliveries: []time.Duration{30 * time.Second, 5 * time.Minute}}
+	})
 }

@@ -26,12 +26,12 @@ const (
 // Headers that only usher sets, on the copies it sends.
 const (
 	HeaderHop          = "usher_hop"
-	HeaderAttempts     = "usher_attempts"
-	HeaderRedeliveries = "usher_redeliveries"
-	HeaderQueuedAt     = "usher_queuedAt" // epoch milliseconds
-	HeaderExpiresAt    = "usher_expires"  // epoch milliseconds
-	HeaderOrigin       = "usher_origin"   // the queue it came from
-	HeaderParent       = "usher_parent"   // id of the message that emitted it
+	HeaderAttempts     = "usher_attempts"     // of this round
+	HeaderRedeliveries = "usher_redeliveries" // rounds before this one
+	HeaderQueuedAt     = "usher_queuedAt"     // epoch milliseconds
+	HeaderExpiresAt    = "usher_expires"      // epoch milliseconds
+	HeaderOrigin       = "usher_origin"       // the queue it came from
+	HeaderParent       = "usher_parent"       // id of the message that emitted it
 )
 
 // HeaderProbe marks, together with TypeProbe and an empty body, a message that

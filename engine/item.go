@@ -40,7 +40,8 @@ type item struct {
 	held        *lease // renews it; nil: nothing does
 	again       bool   // it waits here for its next attempt
 	losses      int    // of claims, since the store was too slow to renew them
-	attempts    int    // that ended, over all copies
+	attempts    int    // of this round that ended, over all copies
+	rounds      int    // redeliveries before this round
 	crashes     int
 	firstFailed time.Time
 	last        Status
@@ -104,7 +105,7 @@ func (e *Engine) remember(it *item) {
 // newItem is a delivery at the beginning of its life in our hands.
 func (e *Engine) newItem(m message, d Delivery) *item {
 	it := &item{
-		msg: m, brokerID: d.BrokerID, delivery: d, attempts: m.attempts, seenAt: m.queuedAt,
+		msg: m, brokerID: d.BrokerID, delivery: d, attempts: m.attempts, rounds: m.rounds, seenAt: m.queuedAt,
 		level: e.levelOf(m), mustClaim: true, firstFailed: m.firstFailed,
 	}
 	if t, ok := e.tried[m.id]; ok && t.hop == m.hop {

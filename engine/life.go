@@ -155,7 +155,7 @@ func (e *Engine) admit(it *item, rec Record, exists bool, now time.Time) {
 // decided says whether the record leaves nothing to decide, and acts on it.
 func (e *Engine) decided(it *item, rec Record, now time.Time) bool {
 	it.watchers = rec.Watchers
-	if rec.State != Dead { // else it was redriven: attempts begin anew
+	if rec.State != Dead && rec.Redeliveries == it.rounds { // else attempts begin anew
 		it.attempts = max(it.attempts, rec.Attempts)
 	}
 	same := rec.Claim.BrokerID == it.brokerID
@@ -335,7 +335,7 @@ func (e *Engine) run(it *item, stale bool) {
 	}
 	took := time.Since(began)
 	d := classify(attempted{
-		err: err, ended: it.attempts, crashes: it.crashes, age: began.Sub(it.seenAt),
+		err: err, ended: it.attempts, rounds: it.rounds, crashes: it.crashes, age: began.Sub(it.seenAt),
 		stopping: e.handling.Err() != nil, jitter: rand.Float64(),
 	}, it.typ)
 	e.do(func() {

@@ -21,7 +21,8 @@ type message struct {
 	digest   string
 	priority int
 	hop      int
-	attempts int // that ended before this copy was made
+	attempts int // of this round that ended before this copy was made
+	rounds   int // redeliveries before this round
 	body     []byte
 	headers  map[string]string // as they came
 	// queuedAt is when it began to wait for us: when its copy was due, or the
@@ -79,6 +80,7 @@ func understand(d Delivery, maxBody int, now time.Time) message {
 	m.priority = readCount(h, HeaderPriority, DefaultLevel, blame)
 	m.priority = min(max(m.priority, 0), Levels-1)
 	m.attempts = readCount(h, HeaderAttempts, 0, blame)
+	m.rounds = readCount(h, HeaderRedeliveries, 0, blame)
 	if m.hop = readCount(h, HeaderHop, 0, blame); h[HeaderHop] != "" && m.hop == 0 && h[HeaderHop] != "0" {
 		m.hop = noHop
 	}
@@ -250,6 +252,7 @@ func (m message) copyOf(queue string) Outgoing {
 	h[HeaderPriority] = strconv.Itoa(m.priority)
 	h[HeaderHop] = strconv.Itoa(min(m.hop+1, maxCount))
 	h[HeaderAttempts] = strconv.Itoa(m.attempts)
+	h[HeaderRedeliveries] = strconv.Itoa(m.rounds)
 	if !m.notBefore.IsZero() {
 		h[HeaderNotBefore] = m.notBefore.Format(time.RFC3339Nano)
 	}
@@ -291,7 +294,7 @@ func (m message) deadCopy(f fault, queue string, now time.Time) Outgoing {
 // start, and without what made it a dead letter.
 func Redriven(d Delivery, queue string, now time.Time) Outgoing {
 	m := understand(d, len(d.Body), now)
-	m.attempts, m.expires, m.firstFailed = 0, time.Time{}, time.Time{}
+	m.attempts, m.rounds, m.expires, m.firstFailed = 0, 0, time.Time{}, time.Time{}
 	out := m.copyOf(queue)
 	delete(out.Headers, HeaderExpiresAt)
 	delete(out.Headers, HeaderOrigin)

@@ -99,7 +99,7 @@ func TestCopiesKeepTheProducersHeadersAndNothingOfTheBrokers(t *testing.T) {
 	out := m.waitingCopy(WorkQueue)
 	want := map[string]string{
 		HeaderType: "order.placed", HeaderID: "order-7", "traceparent": "00-abc", "customer": "42", HeaderPriority: "8",
-		HeaderHop: "3", HeaderAttempts: "2",
+		HeaderHop: "3", HeaderAttempts: "2", HeaderRedeliveries: "0",
 		HeaderNotBefore: "2026-05-04T13:00:00Z", HeaderExpiresAt: millisText(noon.Add(time.Hour)),
 	}
 	if !maps.Equal(out.Headers, want) {

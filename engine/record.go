@@ -53,7 +53,8 @@ type Record struct {
 	// Bucket is the part of the due index that the message is parked in; "": it is
 	// not parked.
 	Bucket string
-	// Attempts is how many attempts have ended, Redeliveries how many rounds.
+	// Attempts is how many attempts of this round have ended, Redeliveries how
+	// many rounds there were before.
 	Attempts     int
 	Redeliveries int
 	Claim        ClaimMark

@@ -28,11 +28,14 @@ type plan struct {
 // plan turns a decision into copies and a record change.
 func (e *Engine) plan(it *item, d decision, copies []Outgoing, now time.Time) plan {
 	m := it.msg
-	m.attempts, m.firstFailed = it.attempts, it.firstFailed
+	if d.round {
+		it.attempts, it.rounds = 0, it.rounds+1
+	}
+	m.attempts, m.rounds, m.firstFailed = it.attempts, it.rounds, it.firstFailed
 	p := plan{copies: copies, outcome: d.outcome, detail: d.fault.detail, followOns: len(copies)}
 	p.change = Change{
 		ID: m.id, Type: m.typ, Digest: m.digest, Priority: m.priority, Hop: m.hop, NextHop: m.hop,
-		Token: e.token(), Attempts: it.attempts, Now: now,
+		Token: e.token(), Attempts: it.attempts, Redeliveries: it.rounds, Now: now,
 	}
 	switch d.action {
 	case actDone:
