@@ -189,17 +189,27 @@ func (s *stack) openEngine() (err error) {
 	s.undo = append(s.undo, s.hub.Close)
 	types := make(map[string]engine.Type, len(s.cfg.Types))
 	for name, t := range s.cfg.Types {
+		low, high := t.Levels()
 		types[name] = engine.Type{
-			Priority: t.Priority, Timeout: t.Timeout, Attempts: t.Retry.Attempts, Backoff: t.Retry.Backoff, Redeliveries: t.Retry.Redeliveries,
+			MinLevel: low, MaxLevel: high, Concurrency: valueOr(t.Concurrency, 0), Rate: t.PerSecond(), Timeout: t.Timeout, Attempts: t.Retry.Attempts, Backoff: t.Retry.Backoff, Redeliveries: t.Retry.Redeliveries,
 			Delay: t.Delay.Default, Bypass: t.Delay.Bypass, MaxAge: t.MaxAge,
 		}
 	}
 	s.engine, err = engine.New(engine.Config{
 		Broker: s.stomp, Records: s.records, Bodies: s.records, Index: s.records, Handler: s.host, Notifier: s.hub, Observer: everybody(s.observers), Log: s.part("engine"),
 		Queue: s.queue(), Slots: s.cfg.Engine.Slots, Window: s.cfg.Engine.Window, MaxBody: int(s.cfg.Engine.MaxBody),
-		Drain: s.cfg.Engine.Drain, ParkAfter: s.cfg.Engine.ParkAfter, Types: types, UnknownTypeWait: s.cfg.UnknownType.Wait,
+		Drain: s.cfg.Engine.Drain, ParkAfter: s.cfg.Engine.ParkAfter,
+		Reserved: s.cfg.Engine.Reserve.Slots, ReservedFrom: s.cfg.Engine.Reserve.From, Share: s.cfg.Starvation.Part(),
+		Types: types, UnknownTypeWait: s.cfg.UnknownType.Wait,
 	})
 	return err
+}
+
+func valueOr(v *int, def int) int {
+	if v == nil {
+		return def
+	}
+	return *v
 }
 
 // everybody observes together.

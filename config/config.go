@@ -1,11 +1,16 @@
 package config
 
-import "time"
+import (
+	"strconv"
+	"strings"
+	"time"
+)
 
 // Config is all that usher is told by files, environment and flags, checked and
 // with every default filled in. Who loads it owns it; it is not changed after.
 type Config struct {
 	Engine      Engine            `koanf:"engine"`
+	Starvation  Starvation        `koanf:"starvation"`
 	UnknownType UnknownType       `koanf:"unknownType"`
 	Types       map[string]Type   `koanf:"types"`   // by message type
 	Plugins     map[string]Plugin `koanf:"plugins"` // by name
@@ -36,6 +41,31 @@ type Engine struct {
 	MaxBody int64 `koanf:"maxBody"`
 	// Memory is what the bodies in hand may take, in bytes.
 	Memory int64 `koanf:"memory"`
+	// Reserve keeps slots for the top levels.
+	Reserve Reserve `koanf:"reserve"`
+}
+
+// Reserve keeps slots for the top levels.
+type Reserve struct {
+	// Slots is how many are kept.
+	Slots int `koanf:"slots"`
+	// From is the lowest level that may have them.
+	From int `koanf:"from"`
+}
+
+// Starvation says what lower levels get while higher ones wait.
+type Starvation struct {
+	// Share is their part of all starts, as in "5%".
+	Share string `koanf:"share"`
+}
+
+// Part is the share as a number, 0 to 0.5.
+func (s Starvation) Part() float64 {
+	n, err := strconv.Atoi(strings.TrimSuffix(s.Share, "%"))
+	if err != nil {
+		return 0
+	}
+	return float64(n) / 100
 }
 
 // UnknownType says what becomes of messages of a type that is not in Types.
@@ -48,14 +78,37 @@ type UnknownType struct {
 type Type struct {
 	// Plugin names the entry of Config.Plugins that runs them.
 	Plugin string `koanf:"plugin"`
-	// Priority is 0 to 9 and replaces the message's own; nil keeps that.
-	Priority *int `koanf:"priority"`
+	// Priority is the level of its messages, as in "9", or the range that each
+	// message's own is brought into, as in "3-7"; "" keeps that.
+	Priority string `koanf:"priority"`
+	// Concurrency is how many run at once in one engine; nil: as many as there are slots.
+	Concurrency *int `koanf:"concurrency"`
+	// Rate is how many one engine starts, as in "50/s" or "10/m"; "": as many as there are.
+	Rate string `koanf:"rate"`
 	// Timeout is how long one attempt may take.
 	Timeout time.Duration `koanf:"timeout"`
 	Retry   Retry         `koanf:"retry"`
 	Delay   Delay         `koanf:"delay"`
 	// MaxAge is how old a message may get by being deferred.
 	MaxAge time.Duration `koanf:"maxAge"`
+}
+
+// Levels are the bounds of a message's level; nil: there are none.
+func (t Type) Levels() (low, high *int) {
+	if l, h, ok := parseLevels(t.Priority); ok {
+		return &l, &h
+	}
+	return nil, nil
+}
+
+// PerSecond is the rate as a number a second; 0: there is none.
+func (t Type) PerSecond() float64 {
+	number, unit, _ := strings.Cut(t.Rate, "/")
+	n, err := strconv.Atoi(number)
+	if err != nil {
+		return 0
+	}
+	return float64(n) / map[string]float64{"s": 1, "m": 60, "h": 3600}[unit]
 }
 
 // Retry is what happens when a handler answers with an error.

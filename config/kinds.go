@@ -240,6 +240,59 @@ func scalar(words string) kind {
 	return k
 }
 
+// levels is one level, or a range of them.
+func levels() kind {
+	return kind{
+		form: literal, words: "a level, 0 to 9, or a range of them", like: "9, or 3-7",
+		schema: map[string]any{"anyOf": []any{
+			map[string]any{"type": "integer", "minimum": 0, "maximum": 9},
+			map[string]any{"type": "string", "pattern": `^[0-9](-[0-9])?$`},
+		}},
+		parseFunc: func(s string) (any, error) {
+			low, high, ok := parseLevels(s)
+			switch {
+			case !ok:
+				return nil, errors.New("")
+			case low > high:
+				return nil, fmt.Errorf("write the lower level first: %d-%d", high, low)
+			}
+			return s, nil
+		},
+	}
+}
+
+func parseLevels(s string) (low, high int, ok bool) {
+	digit := func(c byte) bool { return c >= '0' && c <= '9' }
+	switch {
+	case len(s) == 1 && digit(s[0]):
+		return int(s[0] - '0'), int(s[0] - '0'), true
+	case len(s) == 3 && digit(s[0]) && s[1] == '-' && digit(s[2]):
+		return int(s[0] - '0'), int(s[2] - '0'), true
+	}
+	return 0, 0, false
+}
+
+// rate is a number of messages in a unit of time.
+func rate() kind {
+	return pattern("a number a second, minute or hour", `^[1-9][0-9]{0,5}/[smh]$`, "50/s, or 10/m")
+}
+
+// percent is a share.
+func percent(most int) kind {
+	k := pattern(fmt.Sprintf("a share, 0%% to %d%%", most), `^[0-9]{1,2}%$`, "5%")
+	parse := k.parseFunc
+	k.parseFunc = func(s string) (any, error) {
+		if _, err := parse(s); err != nil {
+			return nil, err
+		}
+		if n, err := strconv.Atoi(strings.TrimSuffix(s, "%")); err != nil || n > most {
+			return nil, errors.New("")
+		}
+		return s, nil
+	}
+	return k
+}
+
 // digest is a SHA-256 in hex.
 func digest() kind {
 	k := pattern("a SHA-256 digest, 64 hex digits", `^[0-9A-Fa-f]{64}$`, "as sha256sum prints it")

@@ -48,13 +48,14 @@ plugins:
 
 func TestNothingAtAllIsTheDefaults(t *testing.T) {
 	want := &Config{
-		Engine:   Engine{Slots: 32, Window: 100, Drain: 10 * time.Second, ParkAfter: 5 * time.Second, MaxBody: 1 << 20, Memory: 2 << 30},
-		Types:    map[string]Type{},
-		Plugins:  map[string]Plugin{},
-		Broker:   Broker{Queue: "usher.work", Heartbeat: 10 * time.Second},
-		Embedded: Embedded{Stomp: "127.0.0.1:61613"},
-		Server:   Server{Listen: "127.0.0.1:8080"},
-		Log:      Log{Level: "info", Format: "auto"},
+		Engine:     Engine{Slots: 32, Window: 100, Drain: 10 * time.Second, ParkAfter: 5 * time.Second, MaxBody: 1 << 20, Memory: 2 << 30, Reserve: Reserve{From: 8}},
+		Types:      map[string]Type{},
+		Plugins:    map[string]Plugin{},
+		Starvation: Starvation{Share: "0%"},
+		Broker:     Broker{Queue: "usher.work", Heartbeat: 10 * time.Second},
+		Embedded:   Embedded{Stomp: "127.0.0.1:61613"},
+		Server:     Server{Listen: "127.0.0.1:8080"},
+		Log:        Log{Level: "info", Format: "auto"},
 	}
 	for name, content := range map[string]string{
 		"no file": "", "blank": "\n\n", "comments": "# nothing\n", "BOM": "\ufeff", "null": "null\n",
@@ -94,9 +95,9 @@ func TestTypesAndPluginsHaveTheirDefaults(t *testing.T) {
 
 func TestEveryKeyIsRead(t *testing.T) {
 	cfg := mustLoad(t, fromText(`
-engine: {slots: 1, window: 2, drain: 3s, parkAfter: 4s, maxBody: 4KiB, memory: 5MiB}
+engine: {slots: 4, reserve: {slots: 3, from: 7}, window: 2, drain: 3s, parkAfter: 4s, maxBody: 4KiB, memory: 5MiB}
 types:
-  a.b: {plugin: p, priority: 0, timeout: 6ms, retry: {attempts: 7, backoff: 8ms, redeliveries: [30s, 5m]}, delay: {default: 1d12h, bypass: 0}, maxAge: 30d}
+  a.b: {plugin: p, priority: 0, concurrency: 5, rate: 10/m, timeout: 6ms, retry: {attempts: 7, backoff: 8ms, redeliveries: [30s, 5m]}, delay: {default: 1d12h, bypass: 0}, maxAge: 30d}
 plugins:
   p:
     command: [/bin/p, "", "two\nlines"]
@@ -109,12 +110,13 @@ broker: {urls: ["stomp://h", "stomp+ssl://[::1]:61614/"], queue: q, heartbeat: 1
 server: {listen: ":0"}
 log: {level: trace, format: console}
 unknownType: {wait: 12h}
+starvation: {share: 5%}
 `))
-	zero := 0
+	zero, five := 0, 5
 	want := &Config{
-		Engine: Engine{Slots: 1, Window: 2, Drain: 3 * time.Second, ParkAfter: 4 * time.Second, MaxBody: 4096, Memory: 5 << 20},
+		Engine: Engine{Slots: 4, Reserve: Reserve{Slots: 3, From: 7}, Window: 2, Drain: 3 * time.Second, ParkAfter: 4 * time.Second, MaxBody: 4096, Memory: 5 << 20},
 		Types: map[string]Type{"a.b": {
-			Plugin: "p", Priority: &zero, Timeout: 6 * time.Millisecond, Retry: Retry{Attempts: 7, Backoff: 8 * time.Millisecond, Redeliveries: []time.Duration{30 * time.Second, 5 * time.Minute}},
+			Plugin: "p", Priority: "0", Concurrency: &five, Rate: "10/m", Timeout: 6 * time.Millisecond, Retry: Retry{Attempts: 7, Backoff: 8 * time.Millisecond, Redeliveries: []time.Duration{30 * time.Second, 5 * time.Minute}},
 			Delay: Delay{Default: 36 * time.Hour, Bypass: &zero}, MaxAge: 720 * time.Hour,
 		}},
 		Plugins: map[string]Plugin{"p": {
@@ -127,6 +129,7 @@ unknownType: {wait: 12h}
 		Server:      Server{Listen: ":0"},
 		Log:         Log{Level: "trace", Format: "console"},
 		UnknownType: UnknownType{Wait: 12 * time.Hour},
+		Starvation:  Starvation{Share: "5%"},
 	}
 	cfg.origins, cfg.Warnings = nil, nil
 	if !reflect.DeepEqual(cfg, want) {
@@ -256,10 +259,10 @@ plugins:
 `))
 	for name, want := range map[string]struct {
 		timeout  time.Duration
-		priority int
-	}{"base": {5 * time.Second, 1}, "same": {5 * time.Second, 1}, "other": {6 * time.Second, 1}, "two": {7 * time.Second, 2}} {
+		priority string
+	}{"base": {5 * time.Second, "1"}, "same": {5 * time.Second, "1"}, "other": {6 * time.Second, "1"}, "two": {7 * time.Second, "2"}} {
 		got := cfg.Types[name]
-		if got.Plugin != "shop" || got.Timeout != want.timeout || got.Priority == nil || *got.Priority != want.priority {
+		if got.Plugin != "shop" || got.Timeout != want.timeout || got.Priority != want.priority {
 			t.Errorf("%s: %+v", name, got)
 		}
 	}

@@ -18,6 +18,12 @@ func (l *loader) check(cfg *Config, o Options) {
 	l.checkBroker(cfg)
 	l.checkPlugins(cfg)
 	l.checkMemory(cfg.Engine)
+	if r := cfg.Engine.Reserve; r.Slots >= cfg.Engine.Slots {
+		l.problem(path{"engine", "reserve", "slots"}, Problem{
+			Message: fmt.Sprintf("engine.reserve.slots is %d, and there are %d slots in all", r.Slots, cfg.Engine.Slots),
+			Hint:    "leave some for the other levels: lower it, or raise engine.slots",
+		})
+	}
 	l.checkAddresses(cfg)
 	l.checkVariables(o.Environ)
 	for name, p := range cfg.Plugins {

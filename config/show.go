@@ -98,6 +98,9 @@ func encode(v reflect.Value, s *shape, p path, visit func(path, *yaml.Node)) *ya
 			return nil
 		}
 		n = scalarNode(v.String(), "!!str")
+		if len(v.String()) == 1 && s.kind.form == literal {
+			n.Tag = "!!int" // a level, not the text "9"
+		}
 	}
 	visit(p, n)
 	return n

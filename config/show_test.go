@@ -33,7 +33,9 @@ func someConfig(t *rapid.T) *Config {
 		Engine: Engine{
 			Slots: rapid.IntRange(1, 1024).Draw(t, "slots"), Window: rapid.IntRange(1, 1000).Draw(t, "window"),
 			Drain: between(time.Millisecond, 10*time.Minute), ParkAfter: between(time.Second, 5*time.Minute), MaxBody: rapid.Int64Range(kib, 32*mib).Draw(t, "body"), Memory: 1024 * gib,
+			Reserve: Reserve{From: rapid.IntRange(1, 9).Draw(t, "from")},
 		},
+		Starvation:  Starvation{Share: pick("0%", "5%", "50%")},
 		UnknownType: UnknownType{Wait: between(0, 30*day)},
 		Types:       map[string]Type{},
 		Plugins:     map[string]Plugin{},
@@ -65,8 +67,9 @@ func someConfig(t *rapid.T) *Config {
 			Retry: Retry{Attempts: rapid.IntRange(1, 100).Draw(t, "attempts"), Backoff: between(time.Millisecond, 2*time.Second)},
 			Delay: Delay{Default: between(0, 30*day)},
 		}
-		if p := rapid.IntRange(-1, 9).Draw(t, "priority"); p >= 0 {
-			typ.Priority = &p
+		typ.Priority, typ.Rate = pick("", "0", "9", "3-7", "0-9"), pick("", "1/s", "10/m", "999999/h")
+		if n := rapid.IntRange(0, 3).Draw(t, "concurrency"); n > 0 {
+			typ.Concurrency = &n
 		}
 		for range rapid.IntRange(0, 3).Draw(t, "redeliveries") {
 			typ.Retry.Redeliveries = append(typ.Retry.Redeliveries, between(time.Second, 30*day))
@@ -320,7 +323,7 @@ func TestShopSampleHasEachType(t *testing.T) {
 			t.Errorf("%s: %+v", name, cfg.Types[name])
 		}
 	}
-	if rush := cfg.Types["order.rush"]; *rush.Priority != 9 || rush.Timeout != 5*time.Second {
+	if rush := cfg.Types["order.rush"]; rush.Priority != "9" || rush.Timeout != 5*time.Second {
 		t.Errorf("order.rush: %+v", rush)
 	}
 	if cfg.Types["report.daily"].Delay.Default != 10*time.Second || len(cfg.Broker.URLs) != 0 {

@@ -25,6 +25,12 @@ type Config struct {
 	Queue string
 	// Slots is how many messages run at once, in all plugins together. Default 32.
 	Slots int
+	// Reserved is how many of the slots only levels from ReservedFrom up may have.
+	// Default 0.
+	Reserved, ReservedFrom int
+	// Share is the part of all starts, 0 to 0.5, that levels below the highest get
+	// although higher ones wait. Default 0: strictly by level.
+	Share float64
 	// Window is how many un-acked messages the broker gives us of each lane; it
 	// must be the Broker's own. Default 100.
 	Window int
@@ -44,8 +50,15 @@ type Config struct {
 
 // Type is how messages of one type are run.
 type Type struct {
-	// Priority replaces the message's own in the ready queue; nil keeps it.
-	Priority *int
+	// MinLevel and MaxLevel bound the level by which a message is ordered, whatever
+	// its priority; nil: there is no bound. Equal ones fix it.
+	MinLevel, MaxLevel *int
+	// Concurrency is how many messages of the type run at once in this engine.
+	// Default 0: as many as there are slots.
+	Concurrency int
+	// Rate is how many are started a second in this engine, evenly. Default 0: as
+	// many as there are.
+	Rate float64
 	// Timeout is how long one attempt may take. Default 30 s.
 	Timeout time.Duration
 	// Attempts is how often it is tried in one round. Default 3.
@@ -149,14 +162,18 @@ func (c Config) validate() error {
 	if c.Slots < 1 || c.Window < 1 || c.MaxBody < 1 || c.Drain < 0 || c.ParkAfter < 0 || c.UnknownTypeWait < 0 {
 		errs = append(errs, errors.New("engine: Slots, Window and MaxBody must be positive, Drain, ParkAfter and UnknownTypeWait not negative"))
 	}
+	if c.Reserved < 0 || c.Reserved >= c.Slots && c.Reserved > 0 || c.ReservedFrom < 0 || c.ReservedFrom >= Levels || c.Share < 0 || c.Share > 0.5 {
+		errs = append(errs, errors.New("engine: Reserved must be less than Slots, ReservedFrom a level, and Share 0 to 0.5"))
+	}
 	for name, t := range c.Types {
-		if t.Priority != nil && (*t.Priority < 0 || *t.Priority >= Levels) {
-			errs = append(errs, fmt.Errorf("engine: type %q: priority %d is outside 0 to 9", name, *t.Priority))
+		low, high := level(t.MinLevel, 0), level(t.MaxLevel, Levels-1)
+		if low < 0 || high >= Levels || low > high {
+			errs = append(errs, fmt.Errorf("engine: type %q: levels %d to %d are not within 0 to 9", name, low, high))
 		}
 		if t.Bypass != nil && (*t.Bypass < 0 || *t.Bypass >= Levels) {
 			errs = append(errs, fmt.Errorf("engine: type %q: bypass %d is outside 0 to 9", name, *t.Bypass))
 		}
-		if t.Timeout < 0 || t.Attempts < 0 || t.Backoff < 0 || t.Delay < 0 || t.MaxAge < 0 {
+		if t.Timeout < 0 || t.Attempts < 0 || t.Backoff < 0 || t.Delay < 0 || t.MaxAge < 0 || t.Concurrency < 0 || t.Rate < 0 {
 			errs = append(errs, fmt.Errorf("engine: type %q: times and counts must not be negative", name))
 		}
 		if slices.ContainsFunc(t.Redeliveries, func(d time.Duration) bool { return d <= 0 }) {
@@ -164,6 +181,13 @@ func (c Config) validate() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func level(bound *int, none int) int {
+	if bound == nil {
+		return none
+	}
+	return *bound
 }
 
 // delayAt is how long a message of the level waits by the type's rule.

@@ -33,13 +33,16 @@ type Engine struct {
 	lanes    lanes
 	hand     map[string]*item // by id
 	unseen   []*item
-	lookUps  int                    // under way
-	coming   [Levels]map[string]int // of a backlog, being looked up, by plugin
+	lookUps  int                  // under way
+	coming   [Levels]map[kind]int // of a backlog, being looked up
 	waiting  waitHeap
 	ready    readyQueue
 	busy     int         // slots taken
 	byLevel  [Levels]int // of them, by level
 	byPlugin map[string]int
+	limits   limits
+	shedAt   time.Time
+	owed     float64 // starts that lower levels have coming by their share
 	settling int
 	tried    map[string]tries // by id
 	share    map[shareKey]int // items that wait here
@@ -73,10 +76,10 @@ func New(cfg Config) (*Engine, error) {
 		cfg: cfg, instance: rand.Text()[:12],
 		started: make(chan struct{}), calls: make(chan func()), stopped: make(chan struct{}),
 		hand: map[string]*item{}, byPlugin: map[string]int{}, share: map[shareKey]int{}, tried: map[string]tries{},
-		lanes: newLanes(cfg.Window),
+		lanes: newLanes(cfg.Window), limits: newLimits(),
 	}
 	for i := range e.coming {
-		e.coming[i] = map[string]int{}
+		e.coming[i] = map[kind]int{}
 	}
 	return e, nil
 }
@@ -135,6 +138,10 @@ func (e *Engine) loop(ctx context.Context, received <-chan error) error {
 		now := time.Now()
 		e.wake(now)
 		e.dispatch(now)
+		if now.Sub(e.shedAt) >= shedEvery {
+			e.shedAt = now
+			e.shed(now)
+		}
 		e.lookUp()
 		tick.Reset(e.pause(now))
 	}
@@ -170,6 +177,7 @@ func (e *Engine) pause(now time.Time) time.Duration {
 	if len(e.waiting) > 0 {
 		wait = min(wait, e.waiting[0].wakeAt.Sub(now))
 	}
+	wait = e.untilRate(now, wait)
 	if e.storeDown && len(e.unseen) > 0 && e.lookUps == 0 {
 		wait = min(wait, e.retryStore.Sub(now))
 	}

@@ -273,7 +273,7 @@ func TestATypesPriorityReplacesTheMessages(t *testing.T) {
 			r.send("a"+strconv.Itoa(i), "a", engine.HeaderPriority, "5")
 			r.send("b"+strconv.Itoa(i), "b", engine.HeaderPriority, "5")
 		}
-		r.start(func(c *engine.Config) { c.Slots = 1; c.Types["b"] = engine.Type{Priority: &nine} })
+		r.start(func(c *engine.Config) { c.Slots = 1; c.Types["b"] = engine.Type{MinLevel: &nine, MaxLevel: &nine} })
 		r.after(10 * time.Second)
 		want := slices.Concat(slices.Repeat([]string{"b"}, 20), slices.Repeat([]string{"a"}, 20))
 		if !slices.Equal(order, want) {

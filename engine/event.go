@@ -48,6 +48,7 @@ const (
 	OutcomeRetried      = "retried"       // goes back to the ready queue, or waits to be redelivered
 	OutcomeDeferred     = "deferred"      // waits, and no attempt was counted
 	OutcomeDelayed      = "delayed"       // not due yet: waits at the gate
+	OutcomeLimited      = "limited"       // its type is at its limit: waits for its turn
 	OutcomeDeadLettered = "dead_lettered" // with its Reason
 	OutcomeDropped      = "dropped"       // the handler had nothing to do
 	OutcomeDuplicate    = "duplicate"     // the same message was finished before

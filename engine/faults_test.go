@@ -799,9 +799,10 @@ func TestManyTwinsOfALargeMessageDoNotStopTheLoop(t *testing.T) {
 
 func TestRedeliveriesAreFurtherRoundsOfAttemptsOnTheSameLevel(t *testing.T) {
 	var tried []string
+	var at []time.Duration
 	began := newTimes().began
 	h := func(_ context.Context, m *handlers.Message) error {
-		tried = append(tried, fmt.Sprintf("%d@%s p%d", m.Attempt, time.Since(began).Truncate(20*time.Second), m.Priority))
+		tried, at = append(tried, fmt.Sprintf("%d p%d", m.Attempt, m.Priority)), append(at, time.Since(began))
 		return errors.New("down")
 	}
 	run(t, h, func(r *rig) {
@@ -811,9 +812,14 @@ func TestRedeliveriesAreFurtherRoundsOfAttemptsOnTheSameLevel(t *testing.T) {
 			t.Errorf("after the first round: %+v", rec)
 		}
 		r.after(time.Hour)
-		want := "1@0s p8, 2@0s p8, 1@20s p8, 2@20s p8, 1@5m20s p8, 2@5m20s p8" // in steps of 20 s
-		if got := strings.Join(tried, ", "); got != want {
-			t.Errorf("tried\n%s, want\n%s", got, want)
+		if got, want := strings.Join(tried, ", "), "1 p8, 2 p8, 1 p8, 2 p8, 1 p8, 2 p8"; got != want {
+			t.Fatalf("tried %s, want %s", got, want)
+		}
+		// Each wait is up to a tenth longer, and what is parked is found within a second.
+		for i, wait := range map[int]time.Duration{2: 30 * time.Second, 4: 5 * time.Minute} {
+			if got := at[i] - at[i-1]; got < wait || got > wait+wait/10+2*time.Second {
+				t.Errorf("attempt %d came after %v, want %v and a tenth at most", i+1, got, wait)
+			}
 		}
 		out := r.wantDead("1", engine.ReasonExhausted)
 		if out.Headers[engine.HeaderRedeliveries] != "2" || out.Headers[engine.HeaderAttempts] != "2" || !strings.Contains(out.Headers[engine.HeaderDeadDetail], "redelivery 2 of 2") {

@@ -77,12 +77,21 @@ func (it *item) waitingSince() time.Time {
 	return later(it.msg.queuedAt, it.wakeAt)
 }
 
+// kind is what decides with others like it whether it may run.
+func (it *item) kind() kind { return kind{it.msg.typ, it.plugin} }
+
 // levelOf is the level a message is ordered by.
 func (e *Engine) levelOf(m message) int {
-	if t, ok := e.cfg.Types[m.typ]; ok && t.Priority != nil {
-		return *t.Priority
+	level := m.priority
+	if t, ok := e.cfg.Types[m.typ]; ok {
+		if t.MinLevel != nil {
+			level = max(level, *t.MinLevel)
+		}
+		if t.MaxLevel != nil {
+			level = min(level, *t.MaxLevel)
+		}
 	}
-	return m.priority
+	return level
 }
 
 // tries is what was tried of a message that a lost session took out of our hands.
@@ -121,15 +130,15 @@ func (e *Engine) newItem(m message, d Delivery) *item {
 // to be older than the one that would overtake it.
 func (e *Engine) comes(it *item, n int) {
 	if it.late {
-		e.coming[it.level][it.plugin] += n
+		e.coming[it.level][it.kind()] += n
 	}
 }
 
 // isComing says whether a message of the level is being looked up that could
 // take a slot now.
-func (e *Engine) isComing(level int, credit func(plugin string) bool) bool {
-	for plugin, n := range e.coming[level] {
-		if n > 0 && credit(plugin) {
+func (e *Engine) isComing(level int, may func(kind) bool) bool {
+	for k, n := range e.coming[level] {
+		if n > 0 && may(k) {
 			return true
 		}
 	}

@@ -193,6 +193,12 @@ func (l *lanes) floor(now time.Time) int {
 	return 0
 }
 
+// crowded says whether lane i has no free place, and the broker has more for it.
+func (l *lanes) crowded(i int) bool {
+	n := &l.level[i]
+	return l.full(n) && (n.waiting > 0 || n.filled)
+}
+
 func later(a, b time.Time) time.Time {
 	if a.After(b) {
 		return a

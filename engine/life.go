@@ -243,47 +243,6 @@ func (e *Engine) makeReady(it *item) {
 	e.ready.push(it)
 }
 
-// dispatch starts messages, the highest level first, while there are slots:
-// never one while a higher one is being looked up, or waits in a lane that is
-// behind.
-func (e *Engine) dispatch(now time.Time) {
-	held := false
-	if !e.draining && !e.storeDown && e.epoch > 0 && e.lanes.settled(now) {
-		held = e.startReady(now)
-	}
-	if held && e.heldSince.IsZero() {
-		e.heldSince = now
-	}
-	if !held && !e.heldSince.IsZero() {
-		e.observe(Event{Kind: EventHeld, Wait: now.Sub(e.heldSince)})
-		e.heldSince = time.Time{}
-	}
-}
-
-// startReady says whether slots stay free although something is ready.
-func (e *Engine) startReady(now time.Time) (held bool) {
-	floor := e.lanes.floor(now)
-	credit := func(plugin string) bool { return e.cfg.Handler.Credit(plugin) > e.byPlugin[plugin] }
-	for level := Levels - 1; level >= floor; level-- {
-		for e.busy < e.cfg.Slots {
-			it := e.ready.pop(level, credit)
-			if it == nil {
-				break
-			}
-			e.start(it, now)
-		}
-		if e.busy >= e.cfg.Slots || e.isComing(level, credit) {
-			return false
-		}
-	}
-	for level := floor - 1; level >= 0; level-- {
-		if e.ready.counts[level] > 0 {
-			return true
-		}
-	}
-	return false
-}
-
 // start gives a ready message a slot, if it still may run.
 func (e *Engine) start(it *item, now time.Time) {
 	if it.expired(now) {
@@ -291,9 +250,7 @@ func (e *Engine) start(it *item, now time.Time) {
 		return
 	}
 	it.stage = running
-	e.busy++
-	e.byPlugin[it.plugin]++
-	e.byLevel[it.level]++
+	e.takeSlot(it, now)
 	e.observe(it.event(Event{Kind: EventStarted, Wait: max(now.Sub(it.waitingSince()), 0)}))
 	stale := now.Sub(it.lookedUpAt) > lookUpAge
 	if !it.mustClaim && !stale {
@@ -387,12 +344,6 @@ func (e *Engine) ran(it *item, d decision, emitted []handlers.FollowOn, took tim
 		return
 	}
 	e.settle(it, d)
-}
-
-func (e *Engine) freeSlot(it *item) {
-	e.busy--
-	e.byPlugin[it.plugin]--
-	e.byLevel[it.level]--
 }
 
 // mayRun makes sure that the message may run: by a claim where it may not be the

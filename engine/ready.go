@@ -2,10 +2,14 @@ package engine
 
 import "container/heap"
 
-// readyQueue holds the messages that may run, by level and plugin; within one
-// level and plugin, by arrival. The loop owns it.
+// kind is what decides together whether messages may run: their type, whose
+// limits count, and the plugin that serves it, whose credit does.
+type kind struct{ typ, plugin string }
+
+// readyQueue holds the messages that may run, by level and kind; within one
+// level and kind, by arrival. The loop owns it.
 type readyQueue struct {
-	levels [Levels]map[string]*fifo
+	levels [Levels]map[kind]*fifo
 	counts [Levels]int
 	seq    uint64
 }
@@ -14,13 +18,14 @@ type readyQueue struct {
 type fifo struct{ items []*item }
 
 func (q *readyQueue) push(it *item) {
+	k := it.kind()
 	if q.levels[it.level] == nil {
-		q.levels[it.level] = map[string]*fifo{}
+		q.levels[it.level] = map[kind]*fifo{}
 	}
-	f := q.levels[it.level][it.plugin]
+	f := q.levels[it.level][k]
 	if f == nil {
 		f = &fifo{}
-		q.levels[it.level][it.plugin] = f
+		q.levels[it.level][k] = f
 	}
 	q.seq++
 	it.readySeq = q.seq
@@ -28,28 +33,62 @@ func (q *readyQueue) push(it *item) {
 	q.counts[it.level]++
 }
 
-// pop takes the oldest item of the level whose plugin has credit, or nil.
-func (q *readyQueue) pop(level int, credit func(plugin string) bool) *item {
+// pop takes the oldest item of the level whose kind may run, or nil.
+func (q *readyQueue) pop(level int, may func(kind) bool) *item {
+	return q.take(q.oldest(level, may))
+}
+
+// popBelow takes the oldest item of all levels below the given one.
+func (q *readyQueue) popBelow(level int, may func(kind) bool) *item {
+	var best *fifo
+	for l := range level {
+		if f := q.oldest(l, may); f != nil && (best == nil || f.items[0].readySeq < best.items[0].readySeq) {
+			best = f
+		}
+	}
+	return q.take(best)
+}
+
+// oldest is the queue of the level whose head came first, of those that may run.
+func (q *readyQueue) oldest(level int, may func(kind) bool) *fifo {
 	if q.counts[level] == 0 {
 		return nil
 	}
 	var best *fifo
-	for plugin, f := range q.levels[level] {
+	for k, f := range q.levels[level] {
 		if len(f.items) == 0 || best != nil && best.items[0].readySeq < f.items[0].readySeq {
 			continue
 		}
-		if credit(plugin) {
+		if may(k) {
 			best = f
 		}
 	}
-	if best == nil {
+	return best
+}
+
+func (q *readyQueue) take(f *fifo) *item {
+	if f == nil {
 		return nil
 	}
-	it := best.items[0]
-	best.items[0] = nil
-	best.items = best.items[1:]
-	q.counts[level]--
+	it := f.items[0]
+	f.items[0] = nil
+	f.items = f.items[1:]
+	q.counts[it.level]--
 	return it
+}
+
+// overfull takes what each kind that does not stay has in the queue of a level
+// beyond keep: the newest, which would stand longest.
+func (q *readyQueue) overfull(level, keep int, stays func(kind) bool) []*item {
+	var over []*item
+	for k, f := range q.levels[level] {
+		if len(f.items) > keep && !stays(k) {
+			over = append(over, f.items[keep:]...)
+			f.items = f.items[:keep:keep]
+		}
+	}
+	q.counts[level] -= len(over)
+	return over
 }
 
 // waitHeap orders items by when they go on.

@@ -26,14 +26,15 @@ func (s State) Final() bool { return s == Done || s == Dead || s == Cancelled }
 // DueBy says who set the time a message is due.
 type DueBy string
 
-// The hands that set a time, from weak to strong; Retry is the engine's own
-// wait between attempts.
+// The hands that set a time, from weak to strong; Retry and Limit are the
+// engine's own: the wait between attempts, and for a type that is at its limit.
 const (
 	ByNone     DueBy = ""
 	ByRule     DueBy = "rule"
 	ByHeader   DueBy = "header"
 	ByOperator DueBy = "operator"
 	ByRetry    DueBy = "retry"
+	ByLimit    DueBy = "limit"
 )
 
 // Record is what is known of one message. Times are UTC and kept in

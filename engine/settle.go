@@ -49,7 +49,11 @@ func (e *Engine) plan(it *item, d decision, copies []Outgoing, now time.Time) pl
 	case actDefer:
 		p.until = toMillis(now.Add(d.wait))
 		p.change.State, p.change.NextHop = Delayed, m.hop+1
-		if d.outcome != OutcomeDelayed {
+		switch d.outcome {
+		case OutcomeDelayed:
+		case OutcomeLimited:
+			p.change.Due, p.change.DueBy = p.until, ByLimit
+		default:
 			p.change.State, p.change.Due, p.change.DueBy = Retrying, p.until, ByRetry
 		}
 		e.planWait(&p, m, d.wait, now)

@@ -1,0 +1,199 @@
+package engine_test
+
+import (
+	"context"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"usher/engine"
+	"usher/handlers"
+)
+
+// gauge counts what runs at once, and what has run, by type.
+type gauge struct {
+	mu        sync.Mutex
+	now, most map[string]int
+	ran       map[string]int
+	levels    []int
+	work      time.Duration
+}
+
+func newGauge(work time.Duration) *gauge {
+	return &gauge{now: map[string]int{}, most: map[string]int{}, ran: map[string]int{}, work: work}
+}
+
+func (g *gauge) handle(_ context.Context, m *handlers.Message) error {
+	g.mu.Lock()
+	g.now[m.Type]++
+	g.most[m.Type] = max(g.most[m.Type], g.now[m.Type])
+	g.levels = append(g.levels, m.Priority)
+	g.mu.Unlock()
+	pass(g.work)
+	g.mu.Lock()
+	g.now[m.Type]--
+	g.ran[m.Type]++
+	g.mu.Unlock()
+	return nil
+}
+
+func (g *gauge) count(typ string) int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.ran[typ]
+}
+
+func TestATypesConcurrencyHoldsAndTheOthersHaveTheOtherSlots(t *testing.T) {
+	g := newGauge(100 * time.Millisecond)
+	run(t, g.handle, func(r *rig) {
+		for i := range 200 {
+			r.send("a"+strconv.Itoa(i), "a", engine.HeaderPriority, "9")
+			r.send("b"+strconv.Itoa(i), "b")
+		}
+		r.after(5500 * time.Millisecond)
+		if g.most["a"] != 2 || g.count("a") < 90 {
+			t.Errorf("at most %d of type a ran at once, %d in 5 s; want 2 and about 100", g.most["a"], g.count("a"))
+		}
+		if g.count("b") != 200 {
+			t.Errorf("%d of type b ran, want all 200: slots were free", g.count("b"))
+		}
+		r.after(time.Minute)
+		if g.count("a") != 200 {
+			t.Errorf("%d of type a ran in the end, want 200", g.count("a"))
+		}
+		r.wantEmpty()
+	}, func(c *engine.Config) {
+		c.Slots = 8
+		c.Types["a"] = engine.Type{Concurrency: 2}
+	})
+}
+
+func TestATypesRateHolds(t *testing.T) {
+	g := newGauge(time.Millisecond)
+	run(t, g.handle, func(r *rig) {
+		for i := range 400 {
+			r.send("a"+strconv.Itoa(i), "a")
+		}
+		r.after(time.Second)
+		before := g.count("a")
+		r.after(5 * time.Second)
+		if got := g.count("a") - before; got < 98 || got > 102 {
+			t.Errorf("%d started in 5 s, want 100", got)
+		}
+		r.after(time.Minute)
+		if g.count("a") != 400 {
+			t.Errorf("%d ran in the end, want 400", g.count("a"))
+		}
+	}, func(c *engine.Config) { c.Types["a"] = engine.Type{Rate: 20} })
+}
+
+// A type at its limit had all of a lane's window, and the others of its level
+// stood behind it in the broker.
+func TestATypeAtItsLimitKeepsNoMoreThanHalfOfAWindow(t *testing.T) {
+	g := newGauge(time.Second)
+	run(t, g.handle, func(r *rig) {
+		for i := range 300 {
+			r.send("a"+strconv.Itoa(i), "a")
+		}
+		for i := range 20 {
+			r.send("b"+strconv.Itoa(i), "b")
+		}
+		r.after(20 * time.Second)
+		if g.count("b") != 20 {
+			t.Errorf("%d of type b ran within 20 s, want 20: type a has the window", g.count("b"))
+		}
+		if g.most["a"] != 1 {
+			t.Errorf("%d of type a ran at once, want 1", g.most["a"])
+		}
+		if rec := r.record("a299"); rec.DueBy != engine.ByLimit || rec.Bucket == "" {
+			t.Errorf("the last of type a is %+v; want it parked for the limit", rec)
+		}
+		published := len(r.broker.Published())
+		r.after(10 * time.Minute)
+		if g.count("a") != 300 {
+			t.Errorf("%d of type a ran within 10 minutes, want 300", g.count("a"))
+		}
+		if n := len(r.broker.Published()) - published; n > 900 {
+			t.Errorf("%d copies were sent for 300 messages: they go round", n)
+		}
+		r.wantEmpty()
+	}, func(c *engine.Config) {
+		c.Slots, c.Window = 8, 100
+		c.Types["a"] = engine.Type{Concurrency: 1}
+	})
+}
+
+func TestReservedSlotsAreForTheTopLevels(t *testing.T) {
+	g := newGauge(time.Second)
+	run(t, g.handle, func(r *rig) {
+		for i := range 20 {
+			r.send("a"+strconv.Itoa(i), "a", engine.HeaderPriority, "2")
+		}
+		r.after(400 * time.Millisecond)
+		if g.now["a"] != 6 {
+			t.Errorf("%d low messages run in 8 slots of which 2 are reserved, want 6", g.now["a"])
+		}
+		r.send("urgent", "b", engine.HeaderPriority, "8")
+		r.after(10 * time.Millisecond)
+		if g.now["b"] != 1 {
+			t.Error("the urgent message waits although slots are reserved for it")
+		}
+		r.after(time.Minute)
+	}, func(c *engine.Config) { c.Slots, c.Reserved, c.ReservedFrom = 8, 2, 8 })
+}
+
+func TestLowerLevelsHaveTheirShareOfTheStarts(t *testing.T) {
+	g := newGauge(time.Millisecond)
+	run(t, g.handle, func(r *rig) {
+		r.stop()
+		for i := range 1000 {
+			r.send("high"+strconv.Itoa(i), "a", engine.HeaderPriority, "9")
+		}
+		for i := range 100 {
+			r.send("low"+strconv.Itoa(i), "b", engine.HeaderPriority, "1")
+		}
+		r.after(time.Second)
+		r.start(func(c *engine.Config) { c.Slots, c.Share = 1, 0.05 })
+		for g.count("a") < 800 {
+			r.after(10 * time.Millisecond)
+		}
+		low := 0
+		for _, level := range g.levels[:800] {
+			if level == 1 {
+				low++
+			}
+		}
+		if low < 36 || low > 44 {
+			t.Errorf("%d of 800 starts were of the low level, want 5 %%", low)
+		}
+		r.after(time.Minute)
+		if g.count("a")+g.count("b") != 1100 {
+			t.Errorf("%d ran in the end, want 1100", g.count("a")+g.count("b"))
+		}
+	})
+}
+
+func TestATypesLevelsAreBounds(t *testing.T) {
+	g := newGauge(time.Millisecond)
+	low, high := 3, 5
+	run(t, g.handle, func(r *rig) {
+		r.stop()
+		r.send("bounded-up", "bounded", engine.HeaderPriority, "0")
+		r.send("bounded-down", "bounded", engine.HeaderPriority, "9")
+		r.send("six", "a", engine.HeaderPriority, "6")
+		r.send("two", "a", engine.HeaderPriority, "2")
+		r.after(time.Second)
+		r.start(func(c *engine.Config) {
+			c.Slots = 1
+			c.Types["bounded"] = engine.Type{MinLevel: &low, MaxLevel: &high}
+		})
+		r.after(time.Second)
+		want := []int{6, 9, 0, 2}
+		for i, level := range want {
+			if g.levels[i] != level {
+				t.Fatalf("priorities started in the order %v, want %v", g.levels, want)
+			}
+		}
+	})
+}
