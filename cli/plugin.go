@@ -2,13 +2,16 @@ package cli
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
 	"usher/plugins/shop"
+	"usher/plugins/webhook"
 	"usher/server"
 )
 
@@ -22,13 +25,12 @@ func pluginsCommand() *cobra.Command {
 }
 
 // shipped are the plugins that this binary can be.
-func shipped() map[string]func() { return map[string]func(){"shop": shop.Serve} }
+func shipped() map[string]func() {
+	return map[string]func(){"shop": shop.Serve, "webhook": webhook.Serve}
+}
 
 func newPluginServe() *cobra.Command {
-	names := []string{}
-	for name := range shipped() {
-		names = append(names, name)
-	}
+	names := slices.Sorted(maps.Keys(shipped()))
 	return &cobra.Command{
 		Use:   "serve NAME",
 		Short: "Be one of the plugins that usher ships: " + strings.Join(names, ", "),
