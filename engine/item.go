@@ -44,7 +44,11 @@ type item struct {
 	rounds      int    // redeliveries before this round
 	crashes     int
 	firstFailed time.Time
-	last        Status
+
+	// of what its watchers are told
+	last       Status
+	progressAt time.Time   // when they were last told of progress
+	owed       *time.Timer // until the last one, which is progress, is told; nil: it was
 
 	// of its places in queues
 	readySeq  uint64

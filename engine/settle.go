@@ -272,32 +272,6 @@ func (e *Engine) storeAnswered(err error) {
 	}
 }
 
-// tell gives watchers the item's next status.
-func (e *Engine) tell(it *item, s State, next time.Time) {
-	status := it.status(s, time.Now())
-	if !next.IsZero() {
-		t := next.UTC()
-		status.NextAt = &t
-		it.last = status
-	}
-	if len(it.watchers) > 0 {
-		e.cfg.Notifier.Notify(it.watchers, status)
-	}
-}
-
-// progressed passes on what a handler said of its progress.
-func (e *Engine) progressed(it *item, p handlers.Progress) {
-	if it.stage != running {
-		return
-	}
-	status := it.status(Processing, time.Now())
-	status.Progress, status.Note = &p.Ratio, p.Note
-	it.last = status
-	if len(it.watchers) > 0 {
-		e.cfg.Notifier.Notify(it.watchers, status)
-	}
-}
-
 func (e *Engine) observe(ev Event) {
 	ev.At = time.Now()
 	e.cfg.Observer.Observe(ev)
