@@ -2,39 +2,40 @@ package live
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/coder/websocket"
 
 	"usher/engine"
+	"usher/engine/watchtoken"
 )
 
 // conn is one client. Three goroutines serve it: one reads, one writes, one
 // pings and renews; the first to end ends all.
 type conn struct {
-	hub *Hub
-	ws  *websocket.Conn
-	id  string
+	hub     *Hub
+	ws      *websocket.Conn
+	id      string
+	trusted bool // no token is asked for
 
 	signal  chan struct{} // there is something in pending; capacity 1
-	replies chan failure  // from the reader to the writer, who takes one at a time
+	entered chan struct{} // there is a token that may end before all others; capacity 1
+	replies chan failure  // to the writer, who takes one at a time
 
-	mu      sync.Mutex
-	subs    map[string]*subscription // by message id, guarded by mu
-	pending []string                 // ids whose latest status is to be written, guarded by mu
+	subscriptions
 }
 
-// subscription is what one client knows of one message.
-type subscription struct {
-	latest engine.Status // the newest one; the zero Status: none yet
-	open   bool          // the snapshot is in, so statuses may be written
-	queued bool          // it is in pending
+func newConn(h *Hub, ws *websocket.Conn, trusted bool) *conn {
+	return &conn{
+		hub: h, ws: ws, id: rand.Text(), trusted: trusted,
+		signal: make(chan struct{}, 1), entered: make(chan struct{}, 1), replies: make(chan failure),
+		subscriptions: subscriptions{subs: map[string]*subscription{}},
+	}
 }
 
 // serve returns when the client is gone and all its goroutines have ended.
@@ -65,10 +66,18 @@ func (c *conn) read(ctx context.Context) {
 			continue
 		}
 		switch r.Action {
-		case actionSubscribe:
-			c.subscribe(ctx, r.ID)
 		case actionUnsubscribe:
 			c.unsubscribe(ctx, r.ID)
+		case actionSubscribe:
+			until, err := c.admit(r)
+			if err == nil {
+				c.subscribe(ctx, r, until)
+				continue
+			}
+			if !errors.Is(err, watchtoken.ErrExpired) { // which happens to honest clients
+				bad++
+			}
+			c.refused(ctx, r.ID, err)
 		}
 	}
 	_ = c.ws.Close(websocket.StatusPolicyViolation, "too many bad frames")
@@ -83,14 +92,34 @@ func (c *conn) reply(ctx context.Context, f failure) {
 	}
 }
 
+// admit says until when the client may watch the message; the zero time is for
+// as long as it likes.
+func (c *conn) admit(r request) (time.Time, error) {
+	if c.trusted {
+		return time.Time{}, nil
+	}
+	return c.hub.cfg.Keys.Check(r.Token, c.hub.cfg.Stage, r.ID, time.Now())
+}
+
+// refused tells the client that its token is not good, and not why: that is for
+// the operators.
+func (c *conn) refused(ctx context.Context, id string, err error) {
+	c.hub.cfg.RefusedFunc("token_" + watchtoken.Cause(err))
+	c.hub.cfg.Log.Debug().Err(err).Str("id", id).Str("connection", c.id).Msg("a watcher was refused")
+	c.reply(ctx, newFailure(codeBadToken, id, "there is no token with this, or it is not good for this message now; ask for a new one where you got it"))
+}
+
 // subscribe enters the client as a watcher and gives it the state of the
 // message. What the engine tells in between waits for that.
-func (c *conn) subscribe(ctx context.Context, id string) {
-	isNew, ok := c.enter(id)
+func (c *conn) subscribe(ctx context.Context, r request, until time.Time) {
+	id := r.ID
+	isNew, ok := c.enter(id, until, c.hub.cfg.MaxSubscriptions)
 	if !ok {
+		c.hub.cfg.RefusedFunc(codeTooMany)
 		c.reply(ctx, newFailure(codeTooMany, id, fmt.Sprintf("a connection watches at most %d messages; unsubscribe from some", c.hub.cfg.MaxSubscriptions)))
 		return
 	}
+	raise(c.entered)
 	w, rec, err := c.watch(ctx, id)
 	if err != nil {
 		if isNew {
@@ -102,8 +131,25 @@ func (c *conn) subscribe(ctx context.Context, id string) {
 		}
 		return
 	}
-	c.confirm(id, rec.Snapshot(time.Now()))
+	if c.confirm(id, rec.Snapshot(time.Now()), r.Seq) {
+		raise(c.signal)
+	}
 	c.hub.cfg.NudgeFunc(id, w)
+}
+
+// raise sets a signal that has one receiver; one that is set stays so.
+func raise(signal chan<- struct{}) {
+	select {
+	case signal <- struct{}{}:
+	default:
+	}
+}
+
+// offer passes a status on, if the client watches the message.
+func (c *conn) offer(s engine.Status) {
+	if c.note(s) {
+		raise(c.signal)
+	}
 }
 
 // watch enters or renews the client in the message's record.
@@ -111,6 +157,9 @@ func (c *conn) watch(ctx context.Context, id string) (engine.Watcher, engine.Rec
 	ctx, cancel := context.WithTimeout(ctx, tableTimeout)
 	defer cancel()
 	w := engine.Watcher{Connection: c.id, Until: time.Now().Add(watchFor).UTC()}
+	if until := c.until(id); !until.IsZero() && until.Before(w.Until) {
+		w.Until = until
+	}
 	rec, err := c.hub.cfg.Table.Watch(ctx, id, w)
 	return w, rec, err
 }
@@ -143,13 +192,15 @@ func (c *conn) unwatchAll() {
 	}
 }
 
-// keep pings the client and renews its entries, until ctx ends or the client
-// does not answer.
+// keep pings the client, renews its entries, and ends those whose tokens have
+// ended, until ctx ends or the client does not answer.
 func (c *conn) keep(ctx context.Context) {
 	ping := time.NewTicker(c.hub.cfg.Ping)
 	defer ping.Stop()
 	renew := time.NewTicker(renewEvery)
 	defer renew.Stop()
+	end := time.NewTimer(renewEvery)
+	defer end.Stop()
 	for {
 		select {
 		case <-ping.C:
@@ -158,9 +209,23 @@ func (c *conn) keep(ctx context.Context) {
 			}
 		case <-renew.C:
 			c.renew(ctx)
+		case <-c.entered:
+			end.Reset(c.untilNext(time.Now()))
+		case <-end.C:
+			c.endThose(ctx)
+			end.Reset(c.untilNext(time.Now()))
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// endThose ends what is watched with tokens that have ended, and says so. The
+// entries in the records end by themselves.
+func (c *conn) endThose(ctx context.Context) {
+	for _, id := range c.forgetEnded(time.Now()) {
+		c.hub.cfg.RefusedFunc(codeTokenEnded)
+		c.reply(ctx, newFailure(codeTokenEnded, id, "the token has ended: subscribe with a new one, and with the seq of the last status"))
 	}
 }
 
@@ -232,101 +297,4 @@ func (c *conn) send(ctx context.Context, frame any) error {
 	ctx, cancel := context.WithTimeout(ctx, c.hub.cfg.WriteTimeout)
 	defer cancel()
 	return c.ws.Write(ctx, websocket.MessageText, data)
-}
-
-// offer notes a status to be written, if the client watches the message and
-// has had no later one.
-func (c *conn) offer(s engine.Status) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if sub := c.subs[s.ID]; sub != nil && sub.advance(s) && sub.open {
-		c.enqueue(s.ID, sub)
-	}
-}
-
-// confirm notes the snapshot, after which statuses flow. Asking twice is
-// answered twice.
-func (c *conn) confirm(id string, snapshot engine.Status) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if sub := c.subs[id]; sub != nil {
-		sub.advance(snapshot)
-		sub.open = true
-		c.enqueue(id, sub)
-	}
-}
-
-// advance replaces the latest status by a later one.
-func (s *subscription) advance(next engine.Status) bool {
-	if s.latest.ID != "" && !s.latest.Seq.Less(next.Seq) {
-		return false
-	}
-	s.latest = next
-	return true
-}
-
-// enqueue has the writer send the latest status. The lock is held here.
-func (c *conn) enqueue(id string, sub *subscription) {
-	if !sub.queued {
-		sub.queued = true
-		c.pending = append(c.pending, id)
-	}
-	select {
-	case c.signal <- struct{}{}:
-	default: // the writer knows
-	}
-}
-
-// take gives the next status to write. One after which nothing can come ends
-// its subscription: the entry in the record is never read again.
-func (c *conn) take() (engine.Status, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.pending) == 0 {
-		return engine.Status{}, false
-	}
-	id := c.pending[0]
-	c.pending = c.pending[1:]
-	sub := c.subs[id]
-	sub.queued = false
-	if s := sub.latest.State; s == engine.Done || s == engine.Cancelled {
-		delete(c.subs, id)
-	}
-	return sub.latest, true
-}
-
-// enter makes room for a subscription; not ok if there is none.
-func (c *conn) enter(id string) (isNew, ok bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch {
-	case c.subs[id] != nil:
-		return false, true
-	case len(c.subs) >= c.hub.cfg.MaxSubscriptions:
-		return false, false
-	}
-	c.subs[id] = &subscription{}
-	return true, true
-}
-
-// forget ends a subscription and says whether there was one.
-func (c *conn) forget(id string) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	sub := c.subs[id]
-	if sub == nil {
-		return false
-	}
-	delete(c.subs, id)
-	if sub.queued {
-		c.pending = slices.DeleteFunc(c.pending, func(other string) bool { return other == id })
-	}
-	return true
-}
-
-// watched lists the ids subscribed to.
-func (c *conn) watched() []string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return slices.Collect(maps.Keys(c.subs))
 }

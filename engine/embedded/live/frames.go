@@ -21,13 +21,19 @@ const (
 	codeBadRequest  = "bad_request"
 	codeTooMany     = "too_many_subscriptions"
 	codeUnavailable = "unavailable"
+	codeBadToken    = "bad_token"     // whatever is wrong with it
+	codeTokenEnded  = "token_expired" // of what was watched until now
 )
 
-// request is a frame from a client. Fields that it has besides are left to
-// other endpoints of the same protocol, which check a token.
+// request is a frame from a client.
 type request struct {
 	Action string `json:"action"`
 	ID     string `json:"id"`
+	// Token is looked at where there are keys.
+	Token string `json:"token"`
+	// Seq is of the last status that the client has, from another connection:
+	// it wants later ones only. Nil: it has none.
+	Seq *engine.Seq `json:"seq"`
 }
 
 // failure is a frame that tells a client what went wrong.

@@ -2,11 +2,10 @@ package live
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -14,94 +13,9 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
-	"github.com/rs/zerolog"
 
 	"usher/engine"
 )
-
-// Defaults of Config.
-const (
-	DefaultMaxConnections   = 1024
-	DefaultMaxSubscriptions = 100
-	DefaultPing             = 25 * time.Second
-	DefaultWriteTimeout     = 10 * time.Second
-)
-
-const (
-	watchFor     = 15 * time.Minute // a watcher whose hub has died is told for no longer
-	renewEvery   = watchFor / 3
-	tableTimeout = 5 * time.Second // for one call of the record table
-	closeGrace   = 2 * time.Second // for clients to take what is left and to answer the close
-	readLimit    = 4 << 10         // bytes of a client's frame
-	maxBadFrames = 10
-)
-
-// Table is what the hub needs of the record table; see [engine.Table].
-type Table interface {
-	Watch(ctx context.Context, id string, w engine.Watcher) (engine.Record, error)
-	Unwatch(ctx context.Context, id, connection string) error
-}
-
-// Config is what a Hub is made from. Table is required; the rest has defaults.
-type Config struct {
-	// Table keeps who watches which message.
-	Table Table
-	// NudgeFunc asks the engine that has the message in hand to tell a new
-	// watcher where it is, as [engine.Engine.Watch] does. It may be called
-	// concurrently and must come back soon. Nil: nobody is asked.
-	NudgeFunc func(id string, w engine.Watcher)
-	// Origins are the web origins, exactly as a browser sends them
-	// ("https://shop.example"), whose pages may connect besides pages of the
-	// server's own host. Clients that send no Origin are no browsers and may.
-	Origins []string
-	// MaxConnections is how many clients there are at once. Default 1024.
-	MaxConnections int
-	// MaxSubscriptions is how many messages one client watches at once. Default 100.
-	MaxSubscriptions int
-	// Ping is how often a client is asked whether it is there. Default 25 s.
-	Ping time.Duration
-	// WriteTimeout is how long a client may take to accept a frame, or to
-	// answer a ping, before its connection is cut. Default 10 s.
-	WriteTimeout time.Duration
-	// Log gets what a Hub cannot answer to anybody.
-	Log zerolog.Logger
-}
-
-func (c Config) withDefaults() Config {
-	if c.NudgeFunc == nil {
-		c.NudgeFunc = func(string, engine.Watcher) {}
-	}
-	if c.MaxConnections == 0 {
-		c.MaxConnections = DefaultMaxConnections
-	}
-	if c.MaxSubscriptions == 0 {
-		c.MaxSubscriptions = DefaultMaxSubscriptions
-	}
-	if c.Ping == 0 {
-		c.Ping = DefaultPing
-	}
-	if c.WriteTimeout == 0 {
-		c.WriteTimeout = DefaultWriteTimeout
-	}
-	return c
-}
-
-func (c Config) validate() error {
-	var errs []error
-	if c.Table == nil {
-		errs = append(errs, errors.New("live: Table is required"))
-	}
-	if c.MaxConnections < 0 || c.MaxSubscriptions < 0 || c.Ping < 0 || c.WriteTimeout < 0 {
-		errs = append(errs, errors.New("live: MaxConnections, MaxSubscriptions, Ping and WriteTimeout must not be negative"))
-	}
-	for _, origin := range c.Origins {
-		u, err := url.Parse(origin)
-		if err != nil || u.Scheme == "" || u.Host == "" || origin != u.Scheme+"://"+u.Host {
-			errs = append(errs, fmt.Errorf("live: the origin %q is not of the form https://host or https://host:port", origin))
-		}
-	}
-	return errors.Join(errs...)
-}
 
 // Hub is the WebSocket endpoint and the engine's Notifier. Its methods are safe
 // for concurrent use.
@@ -116,9 +30,10 @@ type Hub struct {
 	clients sync.WaitGroup // those counted in places
 
 	mu     sync.Mutex
-	closed bool             // guarded by mu
-	places int              // taken, guarded by mu
-	conns  map[string]*conn // by id, guarded by mu
+	closed bool                 // guarded by mu, as the rest
+	places int                  // taken
+	at     map[netip.Prefix]int // of them, by address; what has none is not in it
+	conns  map[string]*conn     // by id
 }
 
 var (
@@ -132,7 +47,7 @@ func New(cfg Config) (*Hub, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	h := &Hub{cfg: cfg, conns: map[string]*conn{}}
+	h := &Hub{cfg: cfg, at: map[netip.Prefix]int{}, conns: map[string]*conn{}}
 	h.closing, h.close = context.WithCancel(context.Background())
 	h.life, h.sever = context.WithCancel(context.Background())
 	return h, nil
@@ -155,28 +70,39 @@ func (h *Hub) Notify(watchers []engine.Watcher, s engine.Status) {
 // ServeHTTP upgrades the request to a WebSocket and serves it until the client
 // leaves, does not answer in time, sends too many bad frames, or the hub is
 // closed (close code 1001). A foreign Origin is refused with 403, a client too
-// many with 503.
-func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// many with 503, one too many of an address with 429. Where there are keys, a
+// client needs a token for each message.
+func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.serve(w, r, false) }
+
+// Operators serves as the hub does, to those who may watch every message: no
+// token is asked for. Who they are is for the caller to check.
+func (h *Hub) Operators() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.serve(w, r, true) })
+}
+
+func (h *Hub) serve(w http.ResponseWriter, r *http.Request, trusted bool) {
 	if !h.welcome(r) {
-		refuse(w, http.StatusForbidden, "bad_origin", "pages of this origin may not connect; list it under the allowed origins if they should")
+		h.refuse(w, http.StatusForbidden, "bad_origin", "pages of this origin may not connect; list it under notify: origins if they should")
 		return
 	}
-	if !h.takePlace() {
-		w.Header().Set("Retry-After", "5")
-		refuse(w, http.StatusServiceUnavailable, "too_many_connections", "as many clients as this server takes are connected, or it stops")
+	from := addressOf(r)
+	switch h.takePlace(from) {
+	case placeTaken:
+	case placeFull:
+		h.refuse(w, http.StatusServiceUnavailable, "too_many_connections", "as many clients as this server takes are connected, or it stops")
+		return
+	case placeFullOf:
+		h.refuse(w, http.StatusTooManyRequests, "too_many_from_address", fmt.Sprintf("%d clients of your address are connected; one connection can watch %d messages", h.cfg.MaxPerAddress, h.cfg.MaxSubscriptions))
 		return
 	}
-	defer h.leavePlace()
+	defer h.leavePlace(from)
 	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true}) // the origin was checked, and exactly
 	if err != nil {
 		h.cfg.Log.Debug().Err(err).Msg("a request to watch was not a WebSocket handshake")
 		return
 	}
 	ws.SetReadLimit(readLimit)
-	c := &conn{
-		hub: h, ws: ws, id: rand.Text(), subs: map[string]*subscription{},
-		signal: make(chan struct{}, 1), replies: make(chan failure),
-	}
+	c := newConn(h, ws, trusted || !h.cfg.Keys.Any())
 	h.add(c)
 	defer h.remove(c)
 	c.serve(h.life)
@@ -208,20 +134,51 @@ func (h *Hub) welcome(r *http.Request) bool {
 	return err == nil && u.Host != "" && strings.EqualFold(u.Host, r.Host)
 }
 
-func (h *Hub) takePlace() bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.closed || h.places >= h.cfg.MaxConnections {
-		return false
+// addressOf is what the clients of one address are counted by. A whole /64 is one
+// host's to choose from.
+func addressOf(r *http.Request) netip.Prefix {
+	from, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Prefix{} // not of the network
 	}
-	h.places++
-	h.clients.Add(1)
-	return true
+	a := from.Addr().Unmap().WithZone("")
+	bits := 32
+	if a.Is6() {
+		bits = 64
+	}
+	return netip.PrefixFrom(a, bits).Masked()
 }
 
-func (h *Hub) leavePlace() {
+// place says whether there is room for one more client.
+type place int
+
+const (
+	placeTaken  place = iota // there is, and it is taken
+	placeFull                // there is none
+	placeFullOf              // there is none for this address
+)
+
+func (h *Hub) takePlace(from netip.Prefix) place {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case h.closed || h.places >= h.cfg.MaxConnections:
+		return placeFull
+	case h.at[from] >= h.cfg.MaxPerAddress:
+		return placeFullOf
+	}
+	h.places++
+	h.at[from]++
+	h.clients.Add(1)
+	return placeTaken
+}
+
+func (h *Hub) leavePlace(from netip.Prefix) {
 	h.mu.Lock()
 	h.places--
+	if h.at[from]--; h.at[from] == 0 {
+		delete(h.at, from)
+	}
 	h.mu.Unlock()
 	h.clients.Done()
 }
@@ -238,9 +195,15 @@ func (h *Hub) remove(c *conn) {
 	delete(h.conns, c.id)
 }
 
-// refuse answers a request that is not upgraded, as RFC 9457 has it.
-func refuse(w http.ResponseWriter, status int, code, detail string) {
+// refuse answers a request that is not upgraded, as RFC 9457 has it, and lets go
+// of its connection.
+func (h *Hub) refuse(w http.ResponseWriter, status int, code, detail string) {
+	h.cfg.RefusedFunc(code)
+	w.Header().Set("Connection", "close")
 	w.Header().Set("Content-Type", "application/problem+json")
+	if status != http.StatusForbidden {
+		w.Header().Set("Retry-After", "5")
+	}
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(map[string]any{ //nolint:errchkjson // strings and a number; a client that is gone is not waited for
 		"type": "urn:usher:problem:" + code, "title": http.StatusText(status), "status": status,

@@ -50,11 +50,15 @@ func (p *pipes) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 }
 
 // inABubble runs f with one client of a hub, in synctest's time.
-func inABubble(t *testing.T, f func(t *testing.T, table *enginetest.Memory, hub *live.Hub, ws *websocket.Conn)) {
+func inABubble(t *testing.T, f func(t *testing.T, table *enginetest.Memory, hub *live.Hub, ws *websocket.Conn), changes ...func(*live.Config)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		table := enginetest.NewMemory()
-		hub, err := live.New(live.Config{Table: table, Log: zerolog.Nop()})
+		cfg := live.Config{Table: table, Log: zerolog.Nop()}
+		for _, change := range changes {
+			change(&cfg)
+		}
+		hub, err := live.New(cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
