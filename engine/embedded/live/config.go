@@ -25,9 +25,10 @@ const (
 const (
 	watchFor     = 15 * time.Minute // a watcher whose hub has died is told for no longer
 	renewEvery   = watchFor / 3
-	tableTimeout = 5 * time.Second // for one call of the record table
-	closeGrace   = 2 * time.Second // for clients to take what is left and to answer the close
-	readLimit    = 4 << 10         // bytes of a client's frame
+	askWithin    = 30 * time.Second // a client that needs a token takes a place for no longer without one
+	tableTimeout = 5 * time.Second  // for one call of the record table
+	closeGrace   = 2 * time.Second  // for clients to take what is left and to answer the close
+	readLimit    = 4 << 10          // bytes of a client's frame
 	maxBadFrames = 10
 )
 

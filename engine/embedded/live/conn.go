@@ -131,7 +131,7 @@ func (c *conn) subscribe(ctx context.Context, r request, until time.Time) {
 		}
 		return
 	}
-	if c.confirm(id, rec.Snapshot(time.Now()), r.Seq) {
+	if c.confirm(id, rec.Snapshot(time.Now()), r.since) {
 		raise(c.signal)
 	}
 	c.hub.cfg.NudgeFunc(id, w)
@@ -193,7 +193,8 @@ func (c *conn) unwatchAll() {
 }
 
 // keep pings the client, renews its entries, and ends those whose tokens have
-// ended, until ctx ends or the client does not answer.
+// ended, until ctx ends, the client does not answer, or it has had no good token
+// in the time it has for that.
 func (c *conn) keep(ctx context.Context) {
 	ping := time.NewTicker(c.hub.cfg.Ping)
 	defer ping.Stop()
@@ -201,6 +202,8 @@ func (c *conn) keep(ctx context.Context) {
 	defer renew.Stop()
 	end := time.NewTimer(renewEvery)
 	defer end.Stop()
+	patience := time.NewTimer(askWithin)
+	defer patience.Stop()
 	for {
 		select {
 		case <-ping.C:
@@ -209,6 +212,12 @@ func (c *conn) keep(ctx context.Context) {
 			}
 		case <-renew.C:
 			c.renew(ctx)
+		case <-patience.C:
+			if !c.trusted && !c.hasAsked() {
+				c.hub.cfg.RefusedFunc("token_missing")
+				_ = c.ws.Close(websocket.StatusPolicyViolation, "no good token came")
+				return
+			}
 		case <-c.entered:
 			end.Reset(c.untilNext(time.Now()))
 		case <-end.C:

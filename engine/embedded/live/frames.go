@@ -32,8 +32,10 @@ type request struct {
 	// Token is looked at where there are keys.
 	Token string `json:"token"`
 	// Seq is of the last status that the client has, from another connection:
-	// it wants later ones only. Nil: it has none.
-	Seq *engine.Seq `json:"seq"`
+	// it wants later ones only. Empty: it has none.
+	Seq string `json:"seq"`
+
+	since *engine.Seq // Seq, read; nil: there is none
 }
 
 // failure is a frame that tells a client what went wrong.
@@ -62,6 +64,12 @@ func parse(typ websocket.MessageType, data []byte) (request, error) {
 	}
 	if !engine.ValidID(r.ID) {
 		return request{}, fmt.Errorf("an id is 1 to %d printable ASCII bytes", engine.MaxIDBytes)
+	}
+	if r.Seq != "" {
+		r.since = new(engine.Seq)
+		if err := r.since.UnmarshalText([]byte(r.Seq)); err != nil {
+			return request{}, fmt.Errorf(`the seq %.40q is not that of a status, as in "2.7"`, r.Seq)
+		}
 	}
 	return r, nil
 }

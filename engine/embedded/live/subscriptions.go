@@ -15,6 +15,7 @@ type subscriptions struct {
 	mu      sync.Mutex
 	subs    map[string]*subscription // by message id, guarded by mu
 	pending []string                 // ids of which something is to be written, guarded by mu
+	asked   bool                     // there was a subscription, guarded by mu
 }
 
 // subscription is what one client knows of one message.
@@ -130,7 +131,7 @@ func (t *subscriptions) enter(id string, until time.Time, most int) (isNew, ok b
 	if len(t.subs) >= most {
 		return false, false
 	}
-	t.subs[id] = &subscription{until: until}
+	t.subs[id], t.asked = &subscription{until: until}, true
 	return true, true
 }
 
@@ -173,6 +174,13 @@ func (t *subscriptions) watched() []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return slices.Collect(maps.Keys(t.subs))
+}
+
+// hasAsked says whether there ever was a subscription.
+func (t *subscriptions) hasAsked() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.asked
 }
 
 // until is when the token of a subscription ends; zero: it has no end.

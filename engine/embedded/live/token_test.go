@@ -140,6 +140,44 @@ func TestGuessingTokensEndsTheConnection(t *testing.T) {
 	c.wantClosed(websocket.StatusPolicyViolation)
 }
 
+func TestWhoeverHasNoTokenKeepsNoPlace(t *testing.T) {
+	keys := keysOf(t, "shop=a")
+	withKeys := func(c *live.Config) { c.Keys, c.Stage = keys, "prod" }
+	closes := func(t *testing.T, ws *websocket.Conn) (after time.Duration, code websocket.StatusCode) {
+		began := time.Now()
+		for {
+			if _, _, err := ws.Read(t.Context()); err != nil {
+				return time.Since(began), websocket.CloseStatus(err)
+			}
+		}
+	}
+	inABubble(t, func(t *testing.T, _ *enginetest.Memory, _ *live.Hub, ws *websocket.Conn) {
+		if err := ws.Write(t.Context(), websocket.MessageText, []byte(ask(t, "m", "no token", ""))); err != nil {
+			t.Fatal(err)
+		}
+		if after, code := closes(t, ws); after < 29*time.Second || after > 31*time.Second || code != websocket.StatusPolicyViolation {
+			t.Errorf("closed after %v with %v", after, code)
+		}
+	}, withKeys)
+	inABubble(t, func(t *testing.T, table *enginetest.Memory, hub *live.Hub, ws *websocket.Conn) {
+		if err := ws.Write(t.Context(), websocket.MessageText, []byte(ask(t, "m", mint(t, keys, "prod", "m", time.Minute), ""))); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := ws.Read(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		rec, err := table.Record(t.Context(), "m")
+		if err != nil {
+			t.Fatal(err)
+		}
+		hub.Notify(rec.Watchers, status("m", engine.Done, 0, 1)) // so it watches nothing any more
+		time.AfterFunc(time.Hour, func() { _ = hub.Close() })
+		if after, code := closes(t, ws); after < time.Hour || code != websocket.StatusGoingAway {
+			t.Errorf("one who had a token was closed after %v with %v", after, code)
+		}
+	}, withKeys)
+}
+
 func TestOperatorsNeedNoToken(t *testing.T) {
 	r := setup(t, func(c *live.Config) { c.Keys, c.Stage = keysOf(t, "shop=a"), "prod" })
 	port, stop := listen(t, r.hub.Operators())
