@@ -49,10 +49,7 @@ func configShowCommand() *cobra.Command {
 		Short:   "Show the configuration as it is in force, defaults included, secrets not",
 		Example: "  usher config show --config usher.yaml\n  usher config show --origins",
 		RunE: func(c *cobra.Command, _ []string) error {
-			if _, err := os.Stat("usher.yaml"); err == nil && len(files) == 0 {
-				files = []string{"usher.yaml"}
-			}
-			cfg, err := config.Load(config.Options{Files: files, Environ: os.Environ()})
+			cfg, err := clientConfig(files)
 			if err != nil {
 				return err
 			}

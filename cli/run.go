@@ -23,7 +23,8 @@ func runCommand() *cobra.Command {
 this process, durable, in the state folder. SIGTERM and Ctrl-C stop it in an orderly
 way: nothing new is started, what runs may finish within engine.drain, exit 0.
 
-Secrets come from the environment: USHER_BROKER_LOGIN, USHER_BROKER_PASSCODE, USHER_TOKEN.`,
+Secrets come from the environment: USHER_BROKER_LOGIN, USHER_BROKER_PASSCODE, USHER_TOKEN,
+USHER_WATCH_KEYS.`,
 		Example: `  usher run --config usher.yaml
   USHER__ENGINE__SLOTS=64 usher run --config base.yaml --config prod.yaml`,
 		RunE: func(c *cobra.Command, _ []string) (err error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,6 +38,7 @@ type stack struct {
 	stomp   *stomp.Broker
 	host    *pluginhost.Host
 	hub     *live.Hub
+	public  http.Handler // the hub for those who have tokens; nil: there are no keys of such
 	engine  *engine.Engine
 	server  *server.Server
 	metrics *server.Metrics
@@ -57,7 +59,7 @@ func openStack(cfg *config.Config, state string, log zerolog.Logger, observers .
 	for _, open := range []func() error{
 		s.openPorts,
 		func() error { return s.openState(state) },
-		s.openBroker, s.openPlugins, s.openEngine, s.openServer,
+		s.openBroker, s.openPlugins, s.openLive, s.openEngine, s.openServer,
 	} {
 		if err := open(); err != nil {
 			return s, err
@@ -178,15 +180,27 @@ func pluginCommand(command []string) ([]string, error) {
 	return append([]string{self}, command[1:]...), nil
 }
 
-func (s *stack) openEngine() (err error) {
-	s.hub, err = live.New(live.Config{
-		Table: s.records, Log: s.part("live"),
-		NudgeFunc: func(id string, w engine.Watcher) { s.engine.Watch(id, w) },
-	})
+func (s *stack) openLive() error {
+	keys, err := watchKeys(s.cfg)
 	if err != nil {
 		return err
 	}
+	s.hub, err = live.New(live.Config{
+		Table: s.records, Log: s.part("live"), Keys: keys, Stage: s.cfg.Notify.Stage,
+		Origins: s.cfg.Notify.Origins, MaxPerAddress: s.cfg.Notify.PerAddress, RefusedFunc: s.metrics.WatchRefused,
+		NudgeFunc: func(id string, w engine.Watcher) { s.engine.Watch(id, w) },
+	})
+	if err != nil {
+		return fail(exitInvalid, "%w", err)
+	}
 	s.undo = append(s.undo, s.hub.Close)
+	if keys.Any() {
+		s.public = s.hub
+	}
+	return nil
+}
+
+func (s *stack) openEngine() (err error) {
 	types := make(map[string]engine.Type, len(s.cfg.Types))
 	for name, t := range s.cfg.Types {
 		low, high := t.Levels()
@@ -224,7 +238,7 @@ func (e everybody) Observe(ev engine.Event) {
 func (s *stack) openServer() (err error) {
 	cfg := server.Config{
 		Addr: s.httpLn.Addr().String(), Token: s.cfg.Secrets.Token, Table: s.records, Broker: polled{s.stomp}, Engine: s.engine,
-		Metrics: s.metrics, PluginsFunc: s.plugins, Live: s.hub, NotifyFunc: s.hub.Notify, Queue: s.queue(), Log: s.part("http"),
+		Metrics: s.metrics, PluginsFunc: s.plugins, Live: s.hub.Operators(), LivePublic: s.public, NotifyFunc: s.hub.Notify, Queue: s.queue(), Log: s.part("http"),
 		InHandFunc: s.stomp.InHand, BrokerFunc: s.brokerReport,
 		Checks: []server.Check{
 			{Name: "broker", Func: s.brokerAlive},

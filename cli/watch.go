@@ -46,6 +46,10 @@ type frame struct {
 
 // newWatcher subscribes to messages, which may not be there yet.
 func newWatcher(ctx context.Context, ids ...string) (*watcher, error) {
+	tokenOf, err := ownTokens()
+	if err != nil {
+		return nil, err
+	}
 	a := newAPI()
 	target := "ws" + strings.TrimPrefix(a.base, "http") + "/ws"
 	header := http.Header{}
@@ -62,7 +66,12 @@ func newWatcher(ctx context.Context, ids ...string) (*watcher, error) {
 	conn.SetReadLimit(64 << 10)
 	w := &watcher{conn}
 	for _, id := range ids {
-		text, err := json.Marshal(map[string]string{"action": "subscribe", "id": id})
+		token, err := tokenOf(id)
+		if err != nil {
+			w.close()
+			return nil, fail(exitInvalid, "%w", err)
+		}
+		text, err := json.Marshal(map[string]string{"action": "subscribe", "id": id, "token": token})
 		if err == nil {
 			err = conn.Write(ctx, websocket.MessageText, text)
 		}
@@ -91,6 +100,9 @@ func (w *watcher) untilFinal(ctx context.Context, c *cobra.Command, n int) error
 		var f frame
 		if err := json.Unmarshal(data, &f); err != nil {
 			return fail(exitFailed, "the server sent a frame that is no status: %w", err)
+		}
+		if f.Error == "bad_token" || f.Error == "token_expired" {
+			return fail(exitFailed, "usher asks for tokens: set USHER_TOKEN, or USHER_WATCH_KEYS and the stage (USHER__NOTIFY__STAGE) that it has itself")
 		}
 		if f.Error != "" {
 			return fail(exitFailed, "%s: %s", f.Error, f.Message)

@@ -17,6 +17,7 @@ type Config struct {
 	Broker      Broker            `koanf:"broker"`
 	Embedded    Embedded          `koanf:"embedded"`
 	Server      Server            `koanf:"server"`
+	Notify      Notify            `koanf:"notify"`
 	Log         Log               `koanf:"log"`
 
 	// Secrets come from the environment only.
@@ -170,6 +171,16 @@ type Embedded struct {
 type Server struct {
 	// Listen is its address, host:port.
 	Listen string `koanf:"listen"`
+}
+
+// Notify says who may watch messages.
+type Notify struct {
+	// Origins are web origins whose pages may, besides those of the server's own host.
+	Origins []string `koanf:"origins"`
+	// PerAddress is how many connections one address may have.
+	PerAddress int `koanf:"perAddress"`
+	// Stage is what the tokens of those who watch are for.
+	Stage string `koanf:"stage"`
 }
 
 // Log says what is logged.

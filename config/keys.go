@@ -113,6 +113,14 @@ func keys() []key {
 		{path: "server listen", kind: address(), def: "127.0.0.1:8080",
 			doc: "Its address. One that is not loopback needs a token in the environment: " + TokenVariable + "."},
 
+		{path: "notify", doc: "Who may watch messages over WebSocket."},
+		{path: "notify origins", kind: listOf("a list of web origins, https://host or https://host:port", origin(), "[https://shop.example]"),
+			doc: "Web origins whose pages may, exactly as browsers send them. Pages of the server's own host always may."},
+		{path: "notify perAddress", kind: count(1, 100_000), def: "64",
+			doc: "Connections that one address may have (in IPv6, one /64). Behind a proxy all clients have the proxy's."},
+		{path: "notify stage", kind: pattern("1 to 64 of A-Z a-z 0-9 _ -", `^[A-Za-z0-9_-]{1,64}$`, "prod"), def: "local",
+			doc: "What tokens to watch with are made for. One that was made for another stage is refused. Their keys come from the environment: " + WatchKeysVariable + "."},
+
 		{path: "log", doc: "What is logged, on standard error."},
 		{path: "log level", kind: choice("trace", "debug", "info", "warn", "error"), def: "info", reload: true,
 			doc: "The least severe level that is logged."},

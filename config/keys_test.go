@@ -188,8 +188,8 @@ func TestExplain(t *testing.T) {
 		"engine.slot":         `there is no key "engine.slot" (did you mean "engine.slots"?)`,
 		"types.a.b.timout":    `there is no key "types.a.b.timout" (did you mean "types.a.b.timeout"?)`,
 		"attempts":            `there is no key "attempts" (did you mean "types.<name>.retry.attempts"?)`,
-		"nothing.of.the.kind": `there is no key "nothing.of.the.kind"; the sections are engine, starvation, types, plugins, broker, embedded, server, log, unknownType`,
-		"":                    `there is no key ""; the sections are engine, starvation, types, plugins, broker, embedded, server, log, unknownType`,
+		"nothing.of.the.kind": `there is no key "nothing.of.the.kind"; the sections are engine, starvation, types, plugins, broker, embedded, server, notify, log, unknownType`,
+		"":                    `there is no key ""; the sections are engine, starvation, types, plugins, broker, embedded, server, notify, log, unknownType`,
 	} {
 		if got, err := Explain(name); err == nil || err.Error() != want {
 			t.Errorf("%s: %v\n%s", name, err, got)
@@ -239,20 +239,22 @@ func TestReferencePageNamesEveryKey(t *testing.T) {
 	}
 }
 
-// The examples of the page are real: each YAML block loads.
-func TestExamplesOfTheReferencePageLoad(t *testing.T) {
-	page, err := os.ReadFile("../docs/config.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	blocks := strings.Split(string(page), "```yaml\n")[1:]
-	if len(blocks) < 3 {
-		t.Fatalf("there are %d examples", len(blocks))
-	}
-	for _, block := range blocks {
-		content, _, _ := strings.Cut(block, "```")
-		if _, err := Load(fromText(content)); err != nil {
-			t.Errorf("%s\n%v", content, err)
+// The examples of the pages are real: each YAML block loads.
+func TestExamplesOfThePagesLoad(t *testing.T) {
+	for file, least := range map[string]int{"../docs/config.md": 3, "../docs/status.md": 1} {
+		page, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		blocks := strings.Split(string(page), "```yaml\n")[1:]
+		if len(blocks) < least {
+			t.Fatalf("%s has %d examples", file, len(blocks))
+		}
+		for _, block := range blocks {
+			content, _, _ := strings.Cut(block, "```")
+			if _, err := Load(fromText(content)); err != nil {
+				t.Errorf("%s: %s\n%v", file, content, err)
+			}
 		}
 	}
 }

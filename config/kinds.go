@@ -349,6 +349,28 @@ func endpoint() kind {
 	}
 }
 
+// origin is a web origin as browsers send it.
+func origin() kind {
+	return kind{
+		form: text, words: "a web origin, https://host or https://host:port", like: "https://shop.example",
+		schema: map[string]any{"type": "string", "pattern": `^https?://[^/@?#*]+$`},
+		parseFunc: func(s string) (any, error) {
+			u, err := url.Parse(s)
+			switch {
+			case s == "*" || strings.Contains(s, "*"):
+				return nil, errors.New("name each origin: there are no patterns")
+			case err != nil, u.Host == "", u.Scheme != "https" && u.Scheme != "http":
+				return nil, errors.New("write it as in https://shop.example")
+			case s != u.Scheme+"://"+u.Host:
+				return nil, errors.New("nothing may follow the host and its port, not even a slash")
+			case s != strings.ToLower(s):
+				return nil, errors.New("write it in small letters, as browsers send it")
+			}
+			return s, nil
+		},
+	}
+}
+
 // listOf is a list with at least one item; command.
 func listOf(words string, item kind, like string) kind {
 	return kind{form: list, words: words, like: like, values: &item, schema: map[string]any{"type": "array", "minItems": 1, "items": item.schema}}

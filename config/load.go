@@ -155,6 +155,8 @@ func secrets(environ []string) Secrets {
 			s.BrokerPasscode = value
 		case TokenVariable:
 			s.Token = value
+		case WatchKeysVariable:
+			s.WatchKeys = value
 		}
 	}
 	return s

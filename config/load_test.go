@@ -55,6 +55,7 @@ func TestNothingAtAllIsTheDefaults(t *testing.T) {
 		Broker:     Broker{Queue: "usher.work", Heartbeat: 10 * time.Second},
 		Embedded:   Embedded{Stomp: "127.0.0.1:61613"},
 		Server:     Server{Listen: "127.0.0.1:8080"},
+		Notify:     Notify{PerAddress: 64, Stage: "local"},
 		Log:        Log{Level: "info", Format: "auto"},
 	}
 	for name, content := range map[string]string{
@@ -108,6 +109,7 @@ plugins:
     grace: 9s
 broker: {urls: ["stomp://h", "stomp+ssl://[::1]:61614/"], queue: q, heartbeat: 11s}
 server: {listen: ":0"}
+notify: {origins: [https://a.example, "http://[::1]:3000"], perAddress: 12, stage: s-1}
 log: {level: trace, format: console}
 unknownType: {wait: 12h}
 starvation: {share: 5%}
@@ -127,6 +129,7 @@ starvation: {share: 5%}
 		}},
 		Broker:      Broker{URLs: []string{"stomp://h", "stomp+ssl://[::1]:61614/"}, Queue: "q", Heartbeat: 11 * time.Second},
 		Server:      Server{Listen: ":0"},
+		Notify:      Notify{Origins: []string{"https://a.example", "http://[::1]:3000"}, PerAddress: 12, Stage: "s-1"},
 		Log:         Log{Level: "trace", Format: "console"},
 		UnknownType: UnknownType{Wait: 12 * time.Hour},
 		Starvation:  Starvation{Share: "5%"},
@@ -276,8 +279,8 @@ func TestLineEndsOfWindowsAreTolerated(t *testing.T) {
 }
 
 func TestSecretsComeFromTheEnvironmentAndAreNotPrinted(t *testing.T) {
-	cfg := mustLoad(t, Options{Environ: []string{"USHER_BROKER_LOGIN=joe", "USHER_BROKER_PASSCODE=hunter=2", "USHER_TOKEN=tok"}})
-	if want := (Secrets{BrokerLogin: "joe", BrokerPasscode: "hunter=2", Token: "tok"}); cfg.Secrets != want {
+	cfg := mustLoad(t, Options{Environ: []string{"USHER_BROKER_LOGIN=joe", "USHER_BROKER_PASSCODE=hunter=2", "USHER_TOKEN=tok", "USHER_WATCH_KEYS=shop:a2V5"}})
+	if want := (Secrets{BrokerLogin: "joe", BrokerPasscode: "hunter=2", Token: "tok", WatchKeys: "shop:a2V5"}); cfg.Secrets != want {
 		t.Fatal("the secrets are not those of the environment")
 	}
 	asJSON, err := json.Marshal(map[string]any{"config": cfg, "secrets": cfg.Secrets, "key": map[Secrets]int{cfg.Secrets: 1}})
@@ -292,13 +295,13 @@ func TestSecretsComeFromTheEnvironmentAndAreNotPrinted(t *testing.T) {
 		"%v": fmt.Sprintf("%v", cfg.Secrets), "%+v": fmt.Sprintf("%+v", *cfg), "%#v": fmt.Sprintf("%#v", *cfg),
 		"pointer": fmt.Sprint(&cfg.Secrets), "json": string(asJSON), "yaml": string(asYAML),
 	} {
-		for _, secret := range []string{"joe", "hunter", "tok"} {
+		for _, secret := range []string{"joe", "hunter", "tok", "a2V5"} {
 			if strings.Contains(printed, secret) {
 				t.Errorf("%s shows %q: %s", how, secret, printed)
 			}
 		}
 	}
-	if !strings.Contains(string(asYAML), "# USHER_BROKER_LOGIN set, USHER_BROKER_PASSCODE set, USHER_TOKEN set") {
+	if !strings.Contains(string(asYAML), "# USHER_BROKER_LOGIN set, USHER_BROKER_PASSCODE set, USHER_TOKEN set, USHER_WATCH_KEYS set") {
 		t.Errorf("it does not say which secrets are set:\n%s", asYAML)
 	}
 }

@@ -45,13 +45,15 @@ type Secrets struct {
 	BrokerLogin    string // USHER_BROKER_LOGIN
 	BrokerPasscode string // USHER_BROKER_PASSCODE
 	Token          string // USHER_TOKEN: what clients of the HTTP server must send
+	WatchKeys      string // USHER_WATCH_KEYS: what makes tokens to watch messages with, as in shop:<base64>,billing:<base64>
 }
 
 // The environment variables of Secrets.
 const (
-	LoginVariable    = "USHER_BROKER_LOGIN"
-	PasscodeVariable = "USHER_BROKER_PASSCODE" //nolint:gosec // the name of the variable, not its value
-	TokenVariable    = "USHER_TOKEN"
+	LoginVariable     = "USHER_BROKER_LOGIN"
+	PasscodeVariable  = "USHER_BROKER_PASSCODE" //nolint:gosec // the name of the variable, not its value
+	TokenVariable     = "USHER_TOKEN"
+	WatchKeysVariable = "USHER_WATCH_KEYS"
 )
 
 // String tells which secrets are set.
@@ -62,7 +64,8 @@ func (s Secrets) String() string {
 		}
 		return variable + " set"
 	}
-	return text(LoginVariable, s.BrokerLogin) + ", " + text(PasscodeVariable, s.BrokerPasscode) + ", " + text(TokenVariable, s.Token)
+	return text(LoginVariable, s.BrokerLogin) + ", " + text(PasscodeVariable, s.BrokerPasscode) + ", " + text(TokenVariable, s.Token) + ", " +
+		text(WatchKeysVariable, s.WatchKeys)
 }
 
 // GoString is String, so that %#v shows no secret either.

@@ -42,6 +42,7 @@ func someConfig(t *rapid.T) *Config {
 		Broker:      Broker{Queue: "usher.work", Heartbeat: 10 * time.Second},
 		Embedded:    Embedded{Stomp: pick("127.0.0.1:61613", ":0", "[::1]:1")},
 		Server:      Server{Listen: pick("localhost:80", "0.0.0.0:65535")},
+		Notify:      Notify{PerAddress: rapid.IntRange(1, 100_000).Draw(t, "perAddress"), Stage: pick("local", "prod-2")},
 		Log:         Log{Level: pick("trace", "error"), Format: pick("auto", "json")},
 	}
 	if rapid.Bool().Draw(t, "own broker") {
@@ -58,6 +59,9 @@ func someConfig(t *rapid.T) *Config {
 			Files: rapid.MapOfN(absolute, digests, 0, 2).Draw(t, "files"),
 			Env:   rapid.MapOfN(rapid.StringMatching(`[A-JL-Za-jl-z_][A-JL-Za-jl-z0-9_]{0,5}`), rapid.StringMatching(`[^\x00]{0,10}`), 0, 2).Draw(t, "env"),
 		}
+	}
+	if rapid.Bool().Draw(t, "origins") {
+		cfg.Notify.Origins = []string{"https://shop.example", "http://localhost:3000"}
 	}
 	plugins := slices.Sorted(maps.Keys(cfg.Plugins))
 	names := rapid.OneOf(rapid.StringMatching(`[A-Za-z0-9._-]{1,128}`), rapid.SampledFrom([]string{"null", "true", "1", "0x1", "1.0", "-", ".", "-.inf", "2026-01-01"}))
@@ -174,7 +178,7 @@ func TestAnnotateSaysWhereValuesComeFrom(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, line := range []string{
-		"# USHER_BROKER_LOGIN set, USHER_BROKER_PASSCODE not set, USHER_TOKEN not set\n", "  slots: 3 # usher.yaml:6\n",
+		"# USHER_BROKER_LOGIN set, USHER_BROKER_PASSCODE not set, USHER_TOKEN not set, USHER_WATCH_KEYS not set\n", "  slots: 3 # usher.yaml:6\n",
 		"  window: 5 # USHER__ENGINE__WINDOW\n", "  drain: 10s # default\n", "  level: warn # flag log.level\n",
 		"    plugin: shop # usher.yaml:3\n", "  urls: ['stomp://a'] # usher.yaml:8\n",
 	} {

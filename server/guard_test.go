@@ -214,3 +214,28 @@ func TestWhatDoesNotAnswerIsSaidWithoutItsAddress(t *testing.T) {
 		}
 	}
 }
+
+// Operators come in with the token, and all others to the endpoint that asks
+// for tokens of its own.
+func TestWebSocketsOfPeopleAreServedWithoutTheToken(t *testing.T) {
+	public := func(c *server.Config) {
+		c.LivePublic = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusAccepted) })
+	}
+	guarded := setup(t, withLive, public, func(c *server.Config) { c.Addr, c.Token = "0.0.0.0:8080", token })
+	open := setup(t, withLive, public)
+	for name, c := range map[string]struct {
+		r             *rig
+		authorization string
+		want          int
+	}{
+		"the token":            {guarded, "Bearer " + token, http.StatusTeapot},
+		"no token":             {guarded, "", http.StatusAccepted},
+		"another token":        {guarded, "Bearer x", http.StatusAccepted},
+		"a server without one": {open, "", http.StatusAccepted},
+		"and one all the same": {open, "Bearer " + token, http.StatusAccepted},
+	} {
+		if got := c.r.ask(http.MethodGet, "/ws", "", "Authorization", c.authorization); got.Code != c.want {
+			t.Errorf("%s: %d, want %d", name, got.Code, c.want)
+		}
+	}
+}

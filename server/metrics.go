@@ -42,6 +42,7 @@ type Metrics struct {
 	handlerTime *prometheus.HistogramVec
 	hold        prometheus.Counter
 	sessions    prometheus.Counter
+	refused     *prometheus.CounterVec
 	connected   prometheus.Gauge
 	recordsUp   prometheus.Gauge
 }
@@ -70,6 +71,7 @@ func NewMetrics(types []string) *Metrics {
 			.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300),
 		hold:      counter("usher_hold_seconds_total", "Time in which slots idled so that a higher level could go first."),
 		sessions:  counter("usher_broker_sessions_total", "Sessions with the broker that were made."),
+		refused:   counters("usher_watch_refused_total", "Connections and subscriptions of watchers that were refused or ended.", "cause"),
 		connected: gauge("usher_broker_connected", "1 while there is a session with the broker."),
 		recordsUp: gauge("usher_records_up", "1 while the record table answers the engine."),
 	}
@@ -80,7 +82,7 @@ func NewMetrics(types []string) *Metrics {
 	}
 	m.registry.MustRegister(
 		m.received, m.attempts, m.settled, m.dead, m.followOns, m.released, m.lateness, m.queueWait, m.handlerTime,
-		m.hold, m.sessions, m.connected, m.recordsUp,
+		m.hold, m.sessions, m.refused, m.connected, m.recordsUp,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		collectors.NewBuildInfoCollector(),
 	)
@@ -126,6 +128,10 @@ func (m *Metrics) Observe(e engine.Event) {
 		m.recordsUp.Set(1)
 	}
 }
+
+// WatchRefused counts a watcher who was refused, by one of the few causes that
+// the endpoint knows. It does not block.
+func (m *Metrics) WatchRefused(cause string) { m.refused.WithLabelValues(cause).Inc() }
 
 func (m *Metrics) session(epoch uint64) {
 	if epoch == 0 {

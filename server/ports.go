@@ -91,8 +91,11 @@ type Config struct {
 	// records and the plugins; for example how old the broker's last frame is,
 	// and whether a message of each level comes through its lane.
 	Checks []Check
-	// Live serves /ws. Nil: there is no such route.
+	// Live serves /ws to whoever has the Token. Nil: there is no such route.
 	Live http.Handler
+	// LivePublic serves /ws to all others: it asks for tokens of its own. Nil:
+	// they are refused, unless there is no Token.
+	LivePublic http.Handler
 	// NotifyFunc tells watchers what an operator did, as [engine.Notifier] does.
 	// Nil: nobody is told.
 	NotifyFunc func(watchers []engine.Watcher, s engine.Status)

@@ -46,7 +46,7 @@ func (s *Server) routes() []route {
 		{path: "/api/v1/plugins", about: "the plugins and how they are", methods: get(s.plugins)},
 	}
 	if s.cfg.Live != nil {
-		routes = append(routes, route{path: "/ws", about: `WebSocket: {"action":"subscribe","id":"…"} tells where a message is, live`, handler: s.cfg.Live})
+		routes = append(routes, route{path: "/ws", about: `WebSocket: {"action":"subscribe","id":"…"} tells where a message is, live`, open: s.cfg.LivePublic != nil, handler: http.HandlerFunc(s.live)})
 	}
 	return routes
 }
@@ -112,6 +112,16 @@ func (s *Server) call(e endpoint, w http.ResponseWriter, r *http.Request) {
 		s.cfg.Log.Error().Err(err).Str("method", r.Method).Str("path", r.URL.Path).Msg("a request failed")
 	}
 	writeProblem(w, p)
+}
+
+// live serves operators, who may watch everything, and people with tokens of
+// their own, who may watch what these are for.
+func (s *Server) live(w http.ResponseWriter, r *http.Request) {
+	if s.cfg.LivePublic != nil && (s.cfg.Token == "" || !s.authorized(r)) {
+		s.cfg.LivePublic.ServeHTTP(w, r)
+		return
+	}
+	s.cfg.Live.ServeHTTP(w, r)
 }
 
 func (s *Server) index(w http.ResponseWriter, _ *http.Request) error {
