@@ -76,11 +76,12 @@ func (t *subscriptions) confirm(id string, snapshot engine.Status, since *engine
 		return false
 	}
 	sub.advance(snapshot)
-	sub.open, sub.since = true, since
+	sub.open, sub.since, sub.progress = true, since, engine.Status{}
 	if sub.news() {
 		t.enqueue(id, sub)
 		return true
 	}
+	t.dequeue(id, sub)
 	if sub.over() {
 		delete(t.subs, id) // and it has seen that
 	}
@@ -92,6 +93,14 @@ func (t *subscriptions) enqueue(id string, sub *subscription) {
 	if !sub.queued {
 		sub.queued = true
 		t.pending = append(t.pending, id)
+	}
+}
+
+// dequeue takes it out again. The lock is held here.
+func (t *subscriptions) dequeue(id string, sub *subscription) {
+	if sub.queued {
+		sub.queued = false
+		t.pending = slices.DeleteFunc(t.pending, func(other string) bool { return other == id })
 	}
 }
 
@@ -149,9 +158,7 @@ func (t *subscriptions) drop(id string) bool {
 		return false
 	}
 	delete(t.subs, id)
-	if sub.queued {
-		t.pending = slices.DeleteFunc(t.pending, func(other string) bool { return other == id })
-	}
+	t.dequeue(id, sub)
 	return true
 }
 
