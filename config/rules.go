@@ -151,12 +151,18 @@ func roughSize(n int64) string {
 	return fmt.Sprintf("%d bytes", n)
 }
 
-// checkAddresses warns of what the whole network can reach.
+// checkAddresses warns of what the whole network can reach, or nobody can.
 func (l *loader) checkAddresses(cfg *Config) {
 	if at := (path{"server", "listen"}); !loopback(cfg.Server.Listen) && cfg.Secrets.Token == "" && !l.broken[at.id()] {
 		l.problem(at, Problem{
 			Warning: true, Message: "the server can be reached from other machines and has no token: it will not start",
 			Hint: "set " + TokenVariable + " in the environment, or listen on 127.0.0.1",
+		})
+	}
+	if at := (path{"notify", "origins"}); len(cfg.Notify.Origins) > 0 && !loopback(cfg.Server.Listen) && cfg.Secrets.WatchKeys == "" && !l.broken[at.id()] {
+		l.problem(at, Problem{
+			Warning: true, Message: "pages of these origins cannot watch: the server can be reached from other machines, and there are no keys for their tokens",
+			Hint: "set " + WatchKeysVariable + " in the environment; without it only clients that send " + TokenVariable + " may watch, which pages cannot",
 		})
 	}
 	if at := (path{"embedded", "stomp"}); len(cfg.Broker.URLs) == 0 && !loopback(cfg.Embedded.Stomp) && !l.broken[at.id()] {
