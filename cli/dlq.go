@@ -248,7 +248,8 @@ func redrive(c *cobra.Command, want filter, dryRun bool) error {
 		if dryRun {
 			return false, nil
 		}
-		if err := client.Send(c.Context(), engine.Redriven(d, engine.WorkQueue, time.Now())); err != nil {
+		letter, content := engine.DeadLetterOf(d, engine.DeadQueue, time.Now())
+		if err := client.Send(c.Context(), engine.Redriven(letter, content, engine.WorkQueue, time.Now())); err != nil {
 			return false, fail(exitFailed, "%s was not sent: %w", id, err)
 		}
 		return true, nil

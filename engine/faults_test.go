@@ -393,7 +393,11 @@ func TestARedrivenMessageRunsAgainWithFreshAttempts(t *testing.T) {
 		r.send("1", "a")
 		r.after(10 * time.Second)
 		dead := r.wantDead("1", engine.ReasonExhausted)
-		r.broker.Send(engine.Redriven(engine.Delivery{BrokerID: "x", Headers: dead.Headers, Body: dead.Body}, engine.WorkQueue, time.Now()))
+		letter, content := engine.DeadLetterOf(engine.Delivery{BrokerID: "x", Headers: dead.Headers, Body: dead.Body}, engine.DeadQueue, time.Now())
+		if letter.Why.Attempts != 3 || letter.Why.Handler != "test" {
+			t.Errorf("the dead letter says %+v, want 3 attempts of the plugin test", letter.Why)
+		}
+		r.broker.Send(engine.Redriven(letter, content, engine.WorkQueue, time.Now()))
 		r.after(10 * time.Second)
 		if !slices.Equal(attempts, []int{1, 2, 3, 1}) {
 			t.Errorf("attempts %v, want 1 2 3 and, redriven, 1", attempts)

@@ -1,5 +1,7 @@
 package engine
 
+import "strconv"
+
 // Header names of the message contract. All are legal JMS names, so that a
 // producer needs nothing but its own STOMP or JMS client.
 const (
@@ -32,6 +34,7 @@ const (
 	HeaderExpiresAt    = "usher_expires"      // epoch milliseconds
 	HeaderOrigin       = "usher_origin"       // the queue it came from
 	HeaderParent       = "usher_parent"       // id of the message that emitted it
+	HeaderRedrives     = "usher_redrives"     // how often it was redriven
 )
 
 // HeaderProbe marks, together with TypeProbe and an empty body, a message that
@@ -47,16 +50,29 @@ const (
 	HeaderDeadReason    = "usher_deadReason"
 	HeaderDeadDetail    = "usher_deadDetail"    // one line, at most 1 KiB
 	HeaderFirstFailedAt = "usher_firstFailedAt" // RFC 3339
+	HeaderHandler       = "usher_handler"       // the plugin that had it last, and its version
 )
 
-// Queue names.
+// Queue names. The broker's own dead-letter queue of a queue is called like it,
+// after BrokersDead.
 const (
-	WorkQueue = "usher.work"
-	DeadQueue = "usher.dead"
+	WorkQueue   = "usher.work"
+	DeadQueue   = "usher.dead"
+	BrokersDead = "DLQ."
 )
 
 // ControlTopic is where engines tell each other what only one of them has seen.
 const ControlTopic = "usher.control"
+
+// DeadQueues are all the queues where messages of a work queue end that nobody
+// will run: ours first, then the broker's own.
+func DeadQueues(work string) []string {
+	queues := []string{DeadQueue, BrokersDead + DeadQueue, BrokersDead + work}
+	for level := Levels - 1; level >= 0; level-- {
+		queues = append(queues, BrokersDead+work+".p"+strconv.Itoa(level))
+	}
+	return queues
+}
 
 // Reason codes of dead letters; with permanent:<code> of the author's, the list is closed.
 const (
@@ -71,6 +87,7 @@ const (
 	ReasonTimeout       = "timeout"
 	ReasonCrashedPlugin = "crashed_plugin"
 	ReasonBadFollowOn   = "bad_follow_on"
+	ReasonRefused       = "refused"    // by another client, or by the broker for another cause than time
 	ReasonPermanent     = "permanent:" // a prefix
 )
 

@@ -31,6 +31,7 @@ type message struct {
 	notBefore   time.Time // the producer's wish; zero: none
 	expires     time.Time // zero: never
 	firstFailed time.Time // over all copies; zero: it has not
+	handler     string    // the plugin that had it last, and its version; for the dead letter
 	fault       *fault    // why it can never run
 }
 
@@ -224,7 +225,8 @@ var notCopied = map[string]bool{
 	"destination": true, "original-destination": true, "subscription": true, "ack": true,
 	"content-length": true, "receipt": true, "transaction": true, "persistent": true,
 	HeaderDelay: true, HeaderTooLarge: true,
-	HeaderDeadReason: true, HeaderDeadDetail: true, HeaderFirstFailedAt: true,
+	HeaderDeadReason: true, HeaderDeadDetail: true, HeaderFirstFailedAt: true, HeaderHandler: true,
+	headerOldExpires: true, headerCause: true,
 }
 
 // authorHeaders are those of the producer's headers that are the handler's to
@@ -287,18 +289,22 @@ func (m message) deadCopy(f fault, queue string, now time.Time) Outgoing {
 	out.Headers[HeaderDeadDetail] = handlers.OneLine(f.detail, MaxDetailBytes)
 	out.Headers[HeaderFirstFailedAt] = orTime(m.firstFailed, now).UTC().Format(time.RFC3339)
 	out.Headers[HeaderOrigin] = queue
+	if m.handler != "" {
+		out.Headers[HeaderHandler] = m.handler
+	}
 	return out
 }
 
 // Redriven is a dead letter as a fresh message: its next hop, attempts from the
-// start, and without what made it a dead letter.
-func Redriven(d Delivery, queue string, now time.Time) Outgoing {
-	m := understand(d, len(d.Body), now)
+// start, and without what made it a dead letter. It says how often it was redriven.
+func Redriven(l DeadLetter, c Content, queue string, now time.Time) Outgoing {
+	m := understand(Delivery{BrokerID: l.ID, Headers: c.Headers, Body: c.Body}, len(c.Body), now)
 	m.attempts, m.rounds, m.expires, m.firstFailed = 0, 0, time.Time{}, time.Time{}
 	out := m.copyOf(queue)
 	delete(out.Headers, HeaderExpiresAt)
 	delete(out.Headers, HeaderOrigin)
 	out.Headers[HeaderQueuedAt] = millisText(now)
+	out.Headers[HeaderRedrives] = strconv.Itoa(min(l.Redrives+1, maxCount))
 	return out
 }
 

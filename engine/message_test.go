@@ -112,13 +112,14 @@ func TestCopiesKeepTheProducersHeadersAndNothingOfTheBrokers(t *testing.T) {
 		t.Errorf("dead letter %+v", dead)
 	}
 
-	again := Redriven(Delivery{BrokerID: "ID:9", Headers: dead.Headers, Body: dead.Body}, WorkQueue, noon)
+	letter, content := DeadLetterOf(Delivery{BrokerID: "ID:9", Headers: dead.Headers, Body: dead.Body}, DeadQueue, noon)
+	again := Redriven(letter, content, WorkQueue, noon)
 	for _, name := range []string{HeaderDeadReason, HeaderDeadDetail, HeaderFirstFailedAt, HeaderExpiresAt, HeaderOrigin} {
 		if _, there := again.Headers[name]; there {
 			t.Errorf("the redriven message still has %s", name)
 		}
 	}
-	if again.Headers[HeaderHop] != "4" || again.Headers[HeaderAttempts] != "0" || again.Headers[HeaderID] != "order-7" {
+	if again.Headers[HeaderRedrives] != "1" || again.Headers[HeaderHop] != "4" || again.Headers[HeaderAttempts] != "0" || again.Headers[HeaderID] != "order-7" {
 		t.Errorf("redriven %v", again.Headers)
 	}
 }

@@ -194,6 +194,13 @@ type Handler interface {
 	Changed() <-chan struct{}
 }
 
+// Versioned is a Handler that knows versions, which dead letters tell.
+type Versioned interface {
+	// Version is what a plugin last said that it is; "": it did not. It does not
+	// block and may be called concurrently.
+	Version(plugin string) string
+}
+
 // ErrPluginLost says that a plugin's process ended, or could not be reached,
 // while it had the message. It is nobody's attempt.
 var ErrPluginLost = errors.New("the plugin process was lost")

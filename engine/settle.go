@@ -43,6 +43,7 @@ func (e *Engine) plan(it *item, d decision, copies []Outgoing, now time.Time) pl
 	case actDrop:
 		p.change.State, p.change.ExpiresAt = Cancelled, now.Add(FinalTTL)
 	case actDead:
+		m.handler = e.handlerOf(it)
 		p.copies = []Outgoing{m.deadCopy(d.fault, e.cfg.Queue, now)}
 		p.change.State, p.change.Reason, p.change.NextHop = Dead, d.fault.reason, m.hop+1
 		p.followOns = 0
@@ -65,6 +66,18 @@ func (e *Engine) plan(it *item, d decision, copies []Outgoing, now time.Time) pl
 	case actAgain: // waits here and is not settled; see ran
 	}
 	return p
+}
+
+// handlerOf says which plugin had a message last, and its version; "": none had it.
+func (e *Engine) handlerOf(it *item) string {
+	if it.attempts+it.crashes == 0 {
+		return ""
+	}
+	name := it.plugin
+	if v, ok := e.cfg.Handler.(Versioned); ok {
+		name += " " + v.Version(it.plugin)
+	}
+	return handlers.OneLine(name, MaxIDBytes)
 }
 
 // planWait has a message wait outside: in the broker's scheduler for a short

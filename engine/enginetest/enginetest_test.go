@@ -13,3 +13,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func TestMemoryRecords(t *testing.T) {
 	enginetest.RunRecords(t, func(*testing.T) enginetest.RecordsUnderTest { return enginetest.NewMemory() })
 }
+
+func TestMemoryArchive(t *testing.T) {
+	enginetest.RunArchive(t, func(*testing.T) enginetest.ArchiveUnderTest { return enginetest.NewMemory() })
+}

@@ -16,13 +16,14 @@ var errClosed = errors.New("enginetest: closed")
 // Call names a method that can be told to fail.
 type Call string
 
-// The calls of FaultyRecords, and Publish of a FakeBroker.
+// The calls of FaultyRecords and FaultyArchive, and Publish of a FakeBroker.
 const (
 	CallLookUp  Call = "LookUp"
 	CallGate    Call = "Gate"
 	CallClaim   Call = "Claim"
 	CallWrite   Call = "Write"
 	CallPublish Call = "Publish"
+	CallPut     Call = "Put"
 )
 
 // When says on which side of its effect a call fails.
@@ -152,6 +153,25 @@ func (f *FaultyRecords) Claim(ctx context.Context, c engine.Claim) (engine.Recor
 // Write calls Records.Write.
 func (f *FaultyRecords) Write(ctx context.Context, c engine.Change) (engine.Record, error) {
 	return aroundValue(ctx, f, CallWrite, func() (engine.Record, error) { return f.Records.Write(ctx, c) })
+}
+
+// FaultyArchive is an archive whose Put fails on demand: see Faults. It is safe for
+// concurrent use if Archive is.
+type FaultyArchive struct {
+	engine.Archive
+	Faults
+}
+
+// Put calls Archive.Put.
+func (f *FaultyArchive) Put(ctx context.Context, l engine.DeadLetter, c engine.Content) (kept engine.DeadLetter, added bool, err error) {
+	err = f.around(ctx, CallPut, func() (err error) {
+		kept, added, err = f.Archive.Put(ctx, l, c)
+		return err
+	})
+	if errors.Is(err, ErrInjected) {
+		return engine.DeadLetter{}, false, err
+	}
+	return kept, added, err
 }
 
 // aroundValue gives no value with an injected error: the answer was lost.

@@ -11,7 +11,7 @@ import (
 	"usher/engine"
 )
 
-// Memory is a record table in memory, for tests. It keeps what a real one
+// Memory is a record table and an archive in memory, for tests. It keeps what a real one
 // keeps: times are UTC and whole milliseconds, an expired final record is as
 // absent, watchers whose time is over are dropped. Its methods never wait, so
 // it is fit for testing/synctest. It is safe for concurrent use.
@@ -20,14 +20,18 @@ type Memory struct {
 	records map[string]engine.Record  // guarded by mu
 	bodies  map[bodyKey]engine.Parked // guarded by mu
 	leases  engine.Leases             // guarded by mu
+	letters map[string]letter         // by key; guarded by mu
 	closed  bool                      // guarded by mu
 }
 
-var _ RecordsUnderTest = (*Memory)(nil)
+var (
+	_ RecordsUnderTest = (*Memory)(nil)
+	_ ArchiveUnderTest = (*Memory)(nil)
+)
 
 // NewMemory makes an empty table.
 func NewMemory() *Memory {
-	return &Memory{records: map[string]engine.Record{}, bodies: map[bodyKey]engine.Parked{}}
+	return &Memory{records: map[string]engine.Record{}, bodies: map[bodyKey]engine.Parked{}, letters: map[string]letter{}}
 }
 
 // LookUp reads the records of the ids that have one.

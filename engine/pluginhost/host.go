@@ -26,7 +26,10 @@ type Host struct {
 	ended    chan struct{} // closed when Run has ended
 }
 
-var _ engine.Handler = (*Host)(nil)
+var (
+	_ engine.Handler   = (*Host)(nil)
+	_ engine.Versioned = (*Host)(nil)
+)
 
 // State is what a plugin's process is doing.
 type State string
@@ -187,6 +190,14 @@ func (h *Host) Credit(plugin string) int {
 		return 0
 	}
 	return int(s.level.Load())
+}
+
+// Version is what a plugin last said that it is; see [engine.Versioned].
+func (h *Host) Version(plugin string) string {
+	if v, ok := h.plugins[plugin]; ok {
+		return v.look().Version
+	}
+	return ""
 }
 
 // Changed is signalled, merged into one, after a credit changed. One goroutine

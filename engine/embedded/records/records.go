@@ -33,7 +33,7 @@ const DefaultSweepEvery = time.Minute
 var ErrClosed = errors.New("records: the table is closed")
 
 // Records is a record table in a SQLite file. It is safe for concurrent use.
-// What its methods do is said by engine.Records and engine.Table.
+// What its methods do is said by engine.Records, Table, Bodies, DueIndex and Archive.
 type Records struct {
 	cfg   Config
 	write *sql.DB // one connection, the writer's
@@ -54,6 +54,7 @@ var (
 	_ engine.Table    = (*Records)(nil)
 	_ engine.Bodies   = (*Records)(nil)
 	_ engine.DueIndex = (*Records)(nil)
+	_ engine.Archive  = (*Records)(nil)
 )
 
 // Open opens the table, makes it if it is not there, and brings an older one up

@@ -19,3 +19,7 @@ func TestMain(m *testing.M) {
 func TestRecords(t *testing.T) {
 	enginetest.RunRecords(t, func(t *testing.T) enginetest.RecordsUnderTest { return open(t) })
 }
+
+func TestArchive(t *testing.T) {
+	enginetest.RunArchive(t, func(t *testing.T) enginetest.ArchiveUnderTest { return open(t) })
+}

@@ -56,6 +56,43 @@ var migrations = [...]string{
 		version INTEGER NOT NULL,
 		leases  TEXT NOT NULL -- JSON
 	) STRICT;`,
+	`CREATE TABLE letters (
+		key             TEXT PRIMARY KEY,
+		id              TEXT NOT NULL,
+		type            TEXT NOT NULL,
+		level           INTEGER NOT NULL,
+		hop             INTEGER NOT NULL,
+		reason          TEXT NOT NULL,
+		detail          TEXT NOT NULL,
+		fingerprint     TEXT NOT NULL,
+		attempts        INTEGER NOT NULL,
+		redeliveries    INTEGER NOT NULL,
+		handler         TEXT NOT NULL,
+		first_failed_at INTEGER NOT NULL,
+		queue           TEXT NOT NULL,
+		origin          TEXT NOT NULL,
+		dead_at         INTEGER NOT NULL,
+		size            INTEGER NOT NULL,
+		stays           INTEGER NOT NULL,
+		redrives        INTEGER NOT NULL,
+		state           TEXT NOT NULL,
+		changed_at      INTEGER NOT NULL,
+		expires_at      INTEGER NOT NULL
+	) STRICT, WITHOUT ROWID;
+	CREATE INDEX letters_time ON letters (dead_at, key);
+	CREATE INDEX letters_state ON letters (state, dead_at, key);
+	CREATE INDEX letters_id ON letters (id, dead_at, key);
+	CREATE INDEX letters_type ON letters (type, dead_at, key);
+	CREATE INDEX letters_reason ON letters (reason, dead_at, key);
+	CREATE INDEX letters_fingerprint ON letters (fingerprint, dead_at, key);
+	CREATE INDEX letters_kept ON letters (reason, dead_at) WHERE state = 'kept';
+	CREATE INDEX letters_expiring ON letters (expires_at) WHERE expires_at > 0;
+	CREATE TABLE contents ( -- of letters
+		number  INTEGER PRIMARY KEY,
+		key     TEXT NOT NULL UNIQUE,
+		headers TEXT NOT NULL, -- JSON
+		body    BLOB NOT NULL
+	) STRICT;`,
 }
 
 const columns = `id, type, digest, priority, state, hop, due, due_by, gated_at, attempts, redeliveries,

@@ -134,6 +134,9 @@ func (w *writer) run() {
 			w.settle(w.gather(o))
 		case <-tick.C:
 			more = w.sweepSome()
+			if err := w.sweepLetters(time.Now()); err != nil {
+				w.cfg.Log.Warn().Err(err).Str("path", w.cfg.Path).Msg("records: old dead letters could not be deleted; they will be tried again")
+			}
 			if err := w.dropOrphans(time.Now()); err != nil {
 				w.cfg.Log.Warn().Err(err).Str("path", w.cfg.Path).Msg("records: bodies that nobody needs could not be deleted; they will be tried again")
 			}
