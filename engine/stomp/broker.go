@@ -1,6 +1,7 @@
 package stomp
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,10 +42,12 @@ type Broker struct {
 	dialer  *dialer
 	pool    *pool
 	running atomic.Bool
+	feeds   func() []*feed // what the next session subscribes
 
 	life    context.Context //nolint:containedctx // ends with Close
 	end     context.CancelFunc
 	changed chan struct{} // signalled when Receive has something to look at
+	renewal chan struct{} // signalled when the session is to be begun anew
 
 	mu         sync.Mutex // guards the rest
 	current    *consumer  // nil: no session now
@@ -67,7 +70,8 @@ func New(config Config) (*Broker, error) {
 	life, end := context.WithCancel(context.Background())
 	return &Broker{
 		config: config, dialer: dialer, pool: newPool(config.Publishers, dialer.dial),
-		life: life, end: end, changed: make(chan struct{}, 1),
+		feeds: func() []*feed { return laneFeeds(config.Queue, config.Window) },
+		life:  life, end: end, changed: make(chan struct{}, 1), renewal: make(chan struct{}, 1),
 	}, nil
 }
 
@@ -89,6 +93,9 @@ func (b *Broker) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
+		if errors.Is(err, errRenewed) {
+			continue
+		}
 		if stood > steadyAfter {
 			wait.Reset()
 		}
@@ -101,6 +108,9 @@ func (b *Broker) Run(ctx context.Context) error {
 		}
 	}
 }
+
+// errRenewed is why a session ends that is begun anew at once.
+var errRenewed = errors.New("the session is renewed")
 
 // holdSession opens a session and returns when it has ended, with how long it
 // stood and why it ended.
@@ -124,14 +134,16 @@ func (b *Broker) holdSession(ctx context.Context) (time.Duration, error) {
 		select {
 		case <-s.Done():
 			err = s.Err()
+		case <-b.renewal:
+			err = errRenewed
 		case <-ctx.Done():
 		}
 	}
 	b.lose()
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || errors.Is(err, errRenewed) {
 		bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), disconnectTimeout)
 		defer cancel()
-		return 0, s.Disconnect(bye)
+		return 0, cmp.Or(err, s.Disconnect(bye))
 	}
 	return time.Since(began), fmt.Errorf("stomp: session %d with %s: %w", c.epoch, s.RemoteAddr(), err)
 }
@@ -152,9 +164,12 @@ func (b *Broker) begin(life context.Context, s *session.Session) *consumer {
 	defer b.mu.Unlock()
 	b.epochs++
 	c := &consumer{
-		Session: s, epoch: b.epochs, queue: b.config.Queue,
-		window: b.config.Window, timeout: b.config.ReceiptTimeout,
+		Session: s, epoch: b.epochs, queue: b.config.Queue, timeout: b.config.ReceiptTimeout,
+		feeds: b.feeds(), byID: map[string]*feed{}, byLane: map[int]*feed{},
 		publish: b.pool.request, life: life,
+	}
+	for _, f := range c.feeds {
+		c.byID[f.id], c.byLane[f.lane] = f, f
 	}
 	if b.config.Probe {
 		c.probe = newProbe()
@@ -306,7 +321,7 @@ func (b *Broker) InHand() map[int]int {
 	}
 	hand := map[int]int{}
 	for _, lane := range lanes() {
-		hand[lane] = int(c.lane(lane).Load())
+		hand[lane] = int(c.byLane[lane].inHand.Load())
 	}
 	return hand
 }
