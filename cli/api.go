@@ -15,7 +15,6 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"usher/engine"
 	"usher/engine/stomp"
 	"usher/server"
 )
@@ -125,7 +124,7 @@ func refused(resp *http.Response) error {
 	case resp.StatusCode == http.StatusBadRequest:
 		code = exitInvalid
 	}
-	return &failure{code, errors.New(text)}
+	return &failure{code: code, err: errors.New(text), problem: p.Code}
 }
 
 // brokerConfig is the broker that the environment names.
@@ -170,13 +169,4 @@ func when(t time.Time) string {
 		return text + fmt.Sprintf(" (in %s)", d.Round(time.Second))
 	}
 	return text + fmt.Sprintf(" (%s)", ago(t))
-}
-
-// headerTime reads a dead letter's time header; zero if there is none.
-func headerTime(d engine.Delivery, name string) time.Time {
-	t, err := time.Parse(time.RFC3339, d.Headers[name])
-	if err != nil {
-		return time.Time{}
-	}
-	return t
 }

@@ -30,15 +30,16 @@ const (
 
 // failure is an error with its exit code.
 type failure struct {
-	code int
-	err  error
+	code    int
+	err     error
+	problem string // the code of the server's problem; "": it did not come from there
 }
 
 func (f *failure) Error() string { return f.err.Error() }
 func (f *failure) Unwrap() error { return f.err }
 
 func fail(code int, format string, args ...any) error {
-	return &failure{code, fmt.Errorf(format, args...)}
+	return &failure{code: code, err: fmt.Errorf(format, args...)}
 }
 
 // Main runs the command line with the process's arguments and streams, and

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"usher/engine"
+	"usher/server"
 )
 
 // here runs a command in this process.
@@ -28,7 +29,8 @@ func TestUsageErrorsExitTwo(t *testing.T) {
 	for _, args := range [][]string{
 		{"nonsense"}, {"config", "nonsense"}, {"send"}, {"send", "a", "b"}, {"send", "a", "--priority", "high"}, {"send", "a", "--priority", "10"},
 		{"send", "a", "--delay", "soon"}, {"send", "a", "--header", "x"}, {"send", "a", "--count", "0"}, {"dev", "--no-such-flag"},
-		{"msg", "show"}, {"delay", "set", "a"}, {"plugin", "serve", "nobody"}, {"dlq", "redrive"}, {"dev", "--for", "-1s"},
+		{"msg", "show"}, {"delay", "set", "a"}, {"plugin", "serve", "nobody"}, {"dlq", "redrive"}, {"dlq", "redrive", "--all", "--rate", "0"}, {"dlq", "redrive", "a", "--all"}, {"dlq", "drop"}, {"dlq", "list", "--since", "soon"},
+		{"dlq", "list", "--level", "10"}, {"run", "--roles", "cook", "--config", "/dev/null"}, {"run", "--roles", "", "--config", "/dev/null"}, {"run", "--roles", "monitor", "--config", "/dev/null"}, {"dev", "--for", "-1s"},
 	} {
 		if code, _, errs := here(t, args...); code != exitUsage || errs == "" {
 			t.Errorf("usher %s: exit %d (%s), want 2 and a word", strings.Join(args, " "), code, errs)
@@ -156,15 +158,17 @@ func TestTheFirstFiveMinutes(t *testing.T) {
 
 	u.wantCLI(exitFailed, "dead", "send", "card.charge", "--id", "card-1", "--wait")
 	u.wantCLI(exitFailed, "dead", "send", "no.such.type", "--id", "type-1", "--wait")
+	u.archived(2)
 	u.wantCLI(0, "exhausted", "dlq", "list", "--type", "card.charge")
 	u.wantCLI(0, "usher_deadReason: unknown_type", "dlq", "show", "type-1")
 	u.wantCLI(exitNotFound, "no dead letter", "dlq", "show", "order-7")
-	u.wantCLI(0, "1 would be sent", "dlq", "redrive", "card-1", "--dry-run")
+	u.wantCLI(0, "1 would be redriven", "dlq", "redrive", "card-1", "--dry-run")
 	// It fails again within milliseconds, and must not be sent round and round.
-	u.wantCLI(0, "1 sent", "dlq", "redrive", "card-1")
+	u.wantCLI(0, "1 of 1 are redriven", "dlq", "redrive", "card-1")
 	u.eventually(5*time.Second, "dead again", func() bool { m := u.message("card-1"); return m.State == engine.Dead && m.Hop >= 3 })
 
-	var letters []deadLetter
+	u.archived(2)
+	var letters []server.Letter
 	if err := json.Unmarshal([]byte(u.wantCLI(0, "", "dlq", "list", "--json")), &letters); err != nil || len(letters) != 2 {
 		t.Errorf("%d dead letters (%v), want 2", len(letters), err)
 	}
@@ -199,7 +203,7 @@ func TestAProblemOfBadInputEndsInTheDeadLetterQueueOnce(t *testing.T) {
 		"no-type": engine.ReasonNoType, "unknown": engine.ReasonUnknownType, "not-before": engine.ReasonBadHeader,
 		"large": engine.ReasonTooLarge, "late": engine.ReasonExpired, "twice": engine.ReasonIDConflict, "": engine.ReasonBadID,
 	}
-	var letters []deadLetter
+	var letters []server.Letter
 	u.eventually(10*time.Second, "done with bad input", func() bool {
 		_, out, _ := u.cli("dlq", "list", "--json")
 		return json.Unmarshal([]byte(out), &letters) == nil && len(letters) >= len(want)

@@ -81,7 +81,7 @@ func (d *developing) run(c *cobra.Command) (err error) {
 	if err != nil {
 		return err
 	}
-	s, err := openStack(cfg, state, log, board)
+	s, err := openStack(cfg, state, roles{engine: true, monitor: true}, log, board)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"usher/config"
+	"usher/engine"
 	"usher/server"
 )
 
@@ -160,19 +161,44 @@ func readyFindings(r server.Readiness, b server.BrokerReport) []server.Finding {
 	return all
 }
 
-// deadFinding counts the dead letters, where the broker tells. They are no fault
-// of usher's.
+// deadFinding tells of the dead letters that wait for somebody, which are no fault
+// of usher's, and of those that no monitor takes.
 func deadFinding(ctx context.Context) server.Finding {
-	f := server.Finding{Name: "dead", State: server.StateOK, Detail: "no dead letters"}
-	var q server.QueueReport
-	err := newAPI().call(ctx, http.MethodGet, "/api/v1/queues", nil, &q)
-	switch n := q.Dead.Waiting; {
-	case err != nil:
-		f.State, f.Detail = server.StateFailed, err.Error()
-	case n == nil:
-		f.State, f.Detail, f.Help = server.StateUnknown, "this broker does not tell how many dead letters wait", "usher dlq list"
-	case *n > 0:
-		f.Detail = fmt.Sprintf("%d dead letters wait for somebody: usher dlq list", *n)
+	failed := server.Finding{Name: "dead", State: server.StateFailed}
+	var tally server.TallyList
+	if err := newAPI().call(ctx, http.MethodGet, "/api/v1/dead/tally", nil, &tally); err != nil {
+		failed.Detail = err.Error()
+		return failed
 	}
-	return f
+	var q server.QueueReport
+	if err := newAPI().call(ctx, http.MethodGet, "/api/v1/queues", nil, &q); err != nil {
+		failed.Detail = err.Error()
+		return failed
+	}
+	if n := q.Dead.Size; n != nil && *n > manyQueued {
+		failed.Detail = fmt.Sprintf("%d messages are in %s itself", *n, engine.DeadQueue)
+		failed.Help = "is a monitor running (usher run --roles monitor)? What is too large for the archive stays there as well: usher dlq list shows it"
+		return failed
+	}
+	return server.Finding{Name: "dead", State: server.StateOK, Detail: inWords(tally)}
+}
+
+// manyQueued is how many messages in the queue of dead letters are too many: a
+// monitor takes them within seconds.
+const manyQueued = 1000
+
+func inWords(tally server.TallyList) string {
+	if tally.Total == 0 {
+		return "no dead letters wait for somebody"
+	}
+	var parts []string
+	oldest := time.Now()
+	for _, t := range tally.Items {
+		parts = append(parts, fmt.Sprintf("%s %d", t.Reason, t.Count))
+		if t.Oldest.Before(oldest) {
+			oldest = t.Oldest
+		}
+	}
+	return fmt.Sprintf("%d dead letters wait for somebody: %s; the oldest for %s: usher dlq list --kinds",
+		tally.Total, strings.Join(parts, ", "), time.Since(oldest).Round(time.Second))
 }

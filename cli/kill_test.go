@@ -56,7 +56,7 @@ func TestNothingIsLostWhenTheWholeProcessIsKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	a, err := l.Close(t.Context(), ledger.Evidence{Effects: []string{u.effects}, Broker: u.stomp, Table: r})
+	a, err := l.Close(t.Context(), ledger.Evidence{Effects: []string{u.effects}, Broker: u.stomp, Table: r, Archive: r})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +92,7 @@ func (u *usher) drained() {
 		if u.get("/api/v1/queues", &q) != http.StatusOK || !q.Connected {
 			return false
 		}
-		left := q.InHand
+		left := q.InHand + *q.Dead.Size
 		for _, level := range q.Levels {
 			left += *level.Size
 		}

@@ -14,7 +14,7 @@ import (
 )
 
 func runCommand() *cobra.Command {
-	var files []string
+	var files, parts []string
 	var state string
 	c := &cobra.Command{
 		Use:   "run",
@@ -23,9 +23,13 @@ func runCommand() *cobra.Command {
 this process, durable, in the state folder. SIGTERM and Ctrl-C stop it in an orderly
 way: nothing new is started, what runs may finish within engine.drain, exit 0.
 
+Its roles are engine, which runs messages, and monitor, which archives dead letters and
+tells people. Both by default; in separate processes they need a broker of their own.
+
 Secrets come from the environment: USHER_BROKER_LOGIN, USHER_BROKER_PASSCODE, USHER_TOKEN,
-USHER_WATCH_KEYS.`,
+USHER_WATCH_KEYS, USHER_WEBHOOK_SECRET.`,
 		Example: `  usher run --config usher.yaml
+  usher run --roles monitor
   USHER__ENGINE__SLOTS=64 usher run --config base.yaml --config prod.yaml`,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
 			cfg, err := config.Load(config.Options{Files: files, Environ: os.Environ()})
@@ -33,11 +37,18 @@ USHER_WATCH_KEYS.`,
 				return err
 			}
 			warn(c, cfg)
+			r, err := parseRoles(parts)
+			if err != nil {
+				return err
+			}
+			if !r.engine && len(cfg.Broker.URLs) == 0 {
+				return fail(exitUsage, "--roles monitor needs a broker that others reach as well: name it under broker: in the configuration")
+			}
 			log, err := newLogger(c.ErrOrStderr(), cfg.Log.Level, cfg.Log.Format)
 			if err != nil {
 				return err
 			}
-			s, err := openStack(cfg, state, log)
+			s, err := openStack(cfg, state, r, log)
 			if err != nil {
 				return err
 			}
@@ -47,8 +58,35 @@ USHER_WATCH_KEYS.`,
 		},
 	}
 	c.Flags().StringArrayVar(&files, "config", []string{"usher.yaml"}, "configuration file; given again, later ones win")
+	c.Flags().StringSliceVar(&parts, "roles", []string{roleEngine, roleMonitor}, "what this process does: engine, monitor")
 	c.Flags().StringVar(&state, "state", ".usher", "folder for what must survive a restart")
 	return c
+}
+
+// What a process does.
+const (
+	roleEngine  = "engine"
+	roleMonitor = "monitor"
+)
+
+// roles are what one process does.
+type roles struct{ engine, monitor bool }
+
+func parseRoles(names []string) (r roles, err error) {
+	for _, name := range names {
+		switch name {
+		case roleEngine:
+			r.engine = true
+		case roleMonitor:
+			r.monitor = true
+		default:
+			return r, fail(exitUsage, "--roles: %q is none of %s, %s", name, roleEngine, roleMonitor)
+		}
+	}
+	if r == (roles{}) {
+		return r, fail(exitUsage, "--roles names none: give %s, %s or both", roleEngine, roleMonitor)
+	}
+	return r, nil
 }
 
 // newLogger writes for people on a terminal, and JSON elsewhere, unless format

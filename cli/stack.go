@@ -19,6 +19,8 @@ import (
 	"usher/engine/embedded/broker"
 	"usher/engine/embedded/live"
 	"usher/engine/embedded/records"
+	"usher/engine/monitor"
+	"usher/engine/monitor/webhook"
 	"usher/engine/pluginhost"
 	"usher/engine/stomp"
 	"usher/server"
@@ -28,6 +30,7 @@ import (
 // configuration. open makes it, run runs it, close gives back what open took.
 type stack struct {
 	cfg       *config.Config
+	roles     roles
 	log       zerolog.Logger
 	observers []engine.Observer
 
@@ -36,10 +39,12 @@ type stack struct {
 	broker  *broker.Broker
 	records *records.Records
 	stomp   *stomp.Broker
-	host    *pluginhost.Host
+	host    *pluginhost.Host  // nil: there is no engine here
+	engine  *engine.Engine    // likewise
+	letters *stomp.Subscriber // nil: there is no monitor here
+	monitor *monitor.Monitor  // likewise
 	hub     *live.Hub
 	public  http.Handler // the hub for those who have tokens; nil: there are no keys of such
-	engine  *engine.Engine
 	server  *server.Server
 	metrics *server.Metrics
 	undo    []func() error // in the order of making
@@ -47,8 +52,8 @@ type stack struct {
 
 // openStack opens stores and ports and builds all parts; nothing runs yet. What
 // cannot be had, a port or a folder, is found here. On an error nothing is left open.
-func openStack(cfg *config.Config, state string, log zerolog.Logger, observers ...engine.Observer) (s *stack, err error) {
-	s = &stack{cfg: cfg, log: log}
+func openStack(cfg *config.Config, state string, r roles, log zerolog.Logger, observers ...engine.Observer) (s *stack, err error) {
+	s = &stack{cfg: cfg, roles: r, log: log}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
@@ -59,7 +64,7 @@ func openStack(cfg *config.Config, state string, log zerolog.Logger, observers .
 	for _, open := range []func() error{
 		s.openPorts,
 		func() error { return s.openState(state) },
-		s.openBroker, s.openPlugins, s.openLive, s.openEngine, s.openServer,
+		s.openBroker, s.openLive, s.openPlugins, s.openEngine, s.openMonitor, s.openServer,
 	} {
 		if err := open(); err != nil {
 			return s, err
@@ -129,7 +134,8 @@ func (s *stack) openState(dir string) (err error) {
 // engine.maxBody and not over this is dead-lettered with its body.
 func brokerBody(cfg *config.Config) int { return 4 * int(cfg.Engine.MaxBody) }
 
-func (s *stack) openBroker() (err error) {
+// stompConfig is how the broker is reached.
+func (s *stack) stompConfig() stomp.Config {
 	cfg := stomp.Config{
 		URLs: []string{s.stompURL()}, Login: s.cfg.Secrets.BrokerLogin, Passcode: s.cfg.Secrets.BrokerPasscode,
 		Queue: s.queue(), Window: s.cfg.Engine.Window, MaxBodyBytes: brokerBody(s.cfg), Probe: true, Log: s.part("stomp"),
@@ -137,7 +143,11 @@ func (s *stack) openBroker() (err error) {
 	if b := s.cfg.Broker; !s.embedded() {
 		cfg.URLs, cfg.HeartBeat = b.URLs, b.Heartbeat
 	}
-	s.stomp, err = stomp.New(cfg)
+	return cfg
+}
+
+func (s *stack) openBroker() (err error) {
+	s.stomp, err = stomp.New(s.stompConfig())
 	if err != nil {
 		return fail(exitInvalid, "%w", err)
 	}
@@ -145,7 +155,34 @@ func (s *stack) openBroker() (err error) {
 	return nil
 }
 
+func (s *stack) openLive() error {
+	keys, err := watchKeys(s.cfg)
+	if err != nil {
+		return err
+	}
+	s.hub, err = live.New(live.Config{
+		Table: s.records, Log: s.part("live"), Keys: keys, Stage: s.cfg.Notify.Stage,
+		Origins: s.cfg.Notify.Origins, MaxPerAddress: s.cfg.Notify.PerAddress, RefusedFunc: s.metrics.WatchRefused,
+		NudgeFunc: func(id string, w engine.Watcher) {
+			if s.engine != nil {
+				s.engine.Watch(id, w)
+			}
+		},
+	})
+	if err != nil {
+		return fail(exitInvalid, "%w", err)
+	}
+	s.undo = append(s.undo, s.hub.Close)
+	if keys.Any() {
+		s.public = s.hub
+	}
+	return nil
+}
+
 func (s *stack) openPlugins() (err error) {
+	if !s.roles.engine {
+		return nil
+	}
 	cfg := pluginhost.Config{
 		Plugins: map[string]pluginhost.Plugin{}, Types: map[string]string{},
 		Drain: s.cfg.Engine.Drain, Log: s.part("plugins"),
@@ -180,27 +217,10 @@ func pluginCommand(command []string) ([]string, error) {
 	return append([]string{self}, command[1:]...), nil
 }
 
-func (s *stack) openLive() error {
-	keys, err := watchKeys(s.cfg)
-	if err != nil {
-		return err
-	}
-	s.hub, err = live.New(live.Config{
-		Table: s.records, Log: s.part("live"), Keys: keys, Stage: s.cfg.Notify.Stage,
-		Origins: s.cfg.Notify.Origins, MaxPerAddress: s.cfg.Notify.PerAddress, RefusedFunc: s.metrics.WatchRefused,
-		NudgeFunc: func(id string, w engine.Watcher) { s.engine.Watch(id, w) },
-	})
-	if err != nil {
-		return fail(exitInvalid, "%w", err)
-	}
-	s.undo = append(s.undo, s.hub.Close)
-	if keys.Any() {
-		s.public = s.hub
-	}
-	return nil
-}
-
 func (s *stack) openEngine() (err error) {
+	if !s.roles.engine {
+		return nil
+	}
 	types := make(map[string]engine.Type, len(s.cfg.Types))
 	for name, t := range s.cfg.Types {
 		low, high := t.Levels()
@@ -216,6 +236,36 @@ func (s *stack) openEngine() (err error) {
 		Reserved: s.cfg.Engine.Reserve.Slots, ReservedFrom: s.cfg.Engine.Reserve.From, Share: s.cfg.Starvation.Part(),
 		Types: types, UnknownTypeWait: s.cfg.UnknownType.Wait,
 	})
+	return err
+}
+
+// lettersMemory is what the dead letters that are in hand may take.
+const lettersMemory = 256 << 20
+
+func (s *stack) openMonitor() (err error) {
+	if !s.roles.monitor {
+		return nil
+	}
+	queues := engine.DeadQueues(s.queue())
+	cfg := s.stompConfig()
+	cfg.MaxBodyBytes = max(engine.MinArchived, int(s.cfg.Engine.MaxBody))
+	cfg.Window = min(max(lettersMemory/cfg.MaxBodyBytes/len(queues), 2), stomp.DefaultWindow)
+	if s.letters, err = stomp.NewSubscriber(cfg, queues); err != nil {
+		return fail(exitInvalid, "%w", err)
+	}
+	s.undo = append(s.undo, s.letters.Close)
+	mc := monitor.Config{
+		Source: s.letters, Archive: s.records, Records: s.records, Notifier: s.hub, Window: s.cfg.Monitor.Window, Log: s.part("monitor"),
+	}
+	if url := s.cfg.Monitor.Webhook.URL; url != "" {
+		hook, err := webhook.New(webhook.Config{URL: url, Secret: s.cfg.Secrets.Webhook})
+		if err != nil {
+			return fail(exitInvalid, "%w", err)
+		}
+		s.undo = append(s.undo, hook.Close)
+		mc.Ops = hook
+	}
+	s.monitor, err = monitor.New(mc)
 	return err
 }
 
@@ -236,14 +286,17 @@ func (e everybody) Observe(ev engine.Event) {
 }
 
 func (s *stack) openServer() (err error) {
+	redriver := engine.Redriver{Archive: s.records, Records: s.records, Broker: s.stomp, Queue: s.queue()}
 	cfg := server.Config{
-		Addr: s.httpLn.Addr().String(), Token: s.cfg.Secrets.Token, Table: s.records, Broker: polled{s.stomp}, Engine: s.engine,
+		Addr: s.httpLn.Addr().String(), Token: s.cfg.Secrets.Token, Table: s.records, Broker: polled{s.stomp},
+		Archive: s.records, RedriveFunc: redriver.Redrive,
 		Metrics: s.metrics, PluginsFunc: s.plugins, Live: s.hub.Operators(), LivePublic: s.public, NotifyFunc: s.hub.Notify, Queue: s.queue(), Log: s.part("http"),
 		InHandFunc: s.stomp.InHand, BrokerFunc: s.brokerReport,
-		Checks: []server.Check{
-			{Name: "broker", Func: s.brokerAlive},
-			{Name: "lanes", Func: func(context.Context) error { return s.stomp.Probed() }},
-		},
+		Checks: []server.Check{{Name: "broker", Func: s.brokerAlive}},
+	}
+	if s.engine != nil {
+		cfg.Engine = s.engine
+		cfg.Checks = append(cfg.Checks, server.Check{Name: "lanes", Func: func(context.Context) error { return s.stomp.Probed() }})
 	}
 	if s.embedded() {
 		cfg.QueuesFunc = s.queues
@@ -256,7 +309,7 @@ func (s *stack) openServer() (err error) {
 
 // brokerAlive says whether anything came from the broker within two intervals.
 func (s *stack) brokerAlive(context.Context) error {
-	h := s.stomp.Health()
+	h := s.health()
 	if !h.Connected {
 		return errors.New("not subscribed")
 	}
@@ -266,6 +319,14 @@ func (s *stack) brokerAlive(context.Context) error {
 	return nil
 }
 
+// health is the engine's session, or, where there is no engine, the monitor's.
+func (s *stack) health() stomp.Health {
+	if s.engine != nil {
+		return s.stomp.Health()
+	}
+	return s.letters.Health()
+}
+
 // polled tells what the engine, which asks each second, was told last: however
 // many look, the broker is asked by one.
 type polled struct{ broker *stomp.Broker }
@@ -273,8 +334,8 @@ type polled struct{ broker *stomp.Broker }
 func (p polled) Depths(context.Context) (engine.Depths, error) { return p.broker.LastDepths() }
 
 func (s *stack) brokerReport() server.BrokerReport {
-	h := s.stomp.Health()
-	report := server.BrokerReport{Address: h.Address, Since: h.Since}
+	h := s.health()
+	report := server.BrokerReport{Connected: h.Connected, Address: h.Address, Since: h.Since}
 	for _, f := range s.stomp.Findings() {
 		report.Findings = append(report.Findings, server.Finding{Name: f.Name, State: string(f.State), Detail: f.Detail, Help: f.Help})
 	}
@@ -282,6 +343,9 @@ func (s *stack) brokerReport() server.BrokerReport {
 }
 
 func (s *stack) plugins() []server.Plugin {
+	if s.host == nil {
+		return nil
+	}
 	status := s.host.Status()
 	list := make([]server.Plugin, 0, len(status))
 	for _, p := range status {
@@ -311,10 +375,13 @@ func (s *stack) run(ctx context.Context, more ...layer) error {
 	}
 	layers = append(layers,
 		layer{"http", func(ctx context.Context) error { return s.server.Run(ctx, s.httpLn) }},
-		layer{"plugins", s.host.Run},
-		layer{"stomp", s.stomp.Run},
-		layer{"engine", s.engine.Run},
 	)
+	if s.roles.monitor {
+		layers = append(layers, layer{"dead letters", s.letters.Run}, layer{"monitor", s.monitor.Run})
+	}
+	if s.roles.engine {
+		layers = append(layers, layer{"plugins", s.host.Run}, layer{"stomp", s.stomp.Run}, layer{"engine", s.engine.Run})
+	}
 	return runLayers(ctx, append(layers, more...)...)
 }
 

@@ -18,6 +18,7 @@ type Config struct {
 	Embedded    Embedded          `koanf:"embedded"`
 	Server      Server            `koanf:"server"`
 	Notify      Notify            `koanf:"notify"`
+	Monitor     Monitor           `koanf:"monitor"`
 	Log         Log               `koanf:"log"`
 
 	// Secrets come from the environment only.
@@ -181,6 +182,20 @@ type Notify struct {
 	PerAddress int `koanf:"perAddress"`
 	// Stage is what the tokens of those who watch are for.
 	Stage string `koanf:"stage"`
+}
+
+// Monitor says who is told of dead letters.
+type Monitor struct {
+	// Window is how long those of one kind are counted for one note.
+	Window time.Duration `koanf:"window"`
+	// Webhook takes the notes.
+	Webhook Webhook `koanf:"webhook"`
+}
+
+// Webhook is where notes are sent.
+type Webhook struct {
+	// URL is POSTed to. Empty: nobody is told.
+	URL string `koanf:"url"`
 }
 
 // Log says what is logged.

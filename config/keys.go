@@ -30,6 +30,10 @@ const (
 
 // keys is the table. Sections stand before what is in them.
 func keys() []key {
+	return slices.Concat(engineKeys(), typeKeys(), pluginKeys(), brokerKeys(), serverKeys(), monitorKeys(), logKeys(), unknownTypeKeys())
+}
+
+func engineKeys() []key {
 	return []key{
 		{path: "engine", doc: "How much runs at once, and how much is kept in hand."},
 		{path: "engine slots", kind: count(1, 1024), def: "32", reload: true,
@@ -54,7 +58,11 @@ func keys() []key {
 		{path: "starvation", doc: "What lower levels get while higher ones wait."},
 		{path: "starvation share", kind: percent(50), def: "0%", reload: true,
 			doc: "Their part of all starts, the oldest message first. 0% is strictly by level."},
+	}
+}
 
+func typeKeys() []key {
+	return []key{
 		{path: "types", doc: "Message types, by name: what the header type (JMSType) says."},
 		{path: "types *", kind: kind{names: new(typeName())}, doc: "How messages of this type are run."},
 		{path: "types * plugin", kind: anyText("the name of a plugin", "orders"), required: true, reload: true,
@@ -81,7 +89,11 @@ func keys() []key {
 			doc: "Messages of this level and above do not wait for it. A wait that a header or an operator asks for holds for all levels."},
 		{path: "types * maxAge", kind: duration(time.Second, 30*day), def: "24h", reload: true,
 			doc: "How old a message may get by being deferred by its handler. Then it is dead-lettered."},
+	}
+}
 
+func pluginKeys() []key {
+	return []key{
 		{path: "plugins", doc: "Plugin processes, by name."},
 		{path: "plugins *", kind: kind{names: new(pluginName())}, doc: "One plugin process."},
 		{path: "plugins * command", kind: listOf("a list, the program and its arguments", pattern("text", `^[^\x00]*$`, ""), "[./bin/orders, --fast]"), required: true, reload: true,
@@ -96,7 +108,11 @@ func keys() []key {
 			doc: "Environment variables of the process. Of usher's own it gets only PATH, HOME, TMPDIR, LANG and TZ."},
 		{path: "plugins * grace", kind: duration(time.Millisecond, time.Minute), def: "2s", reload: true,
 			doc: "How long a message may go on after it was cancelled. Then its process is killed."},
+	}
+}
 
+func brokerKeys() []key {
+	return []key{
 		{path: "broker", doc: "A STOMP broker of your own. Without it the embedded broker is used."},
 		{path: "broker urls", kind: listOf("a list of URLs, stomp://host:port or stomp+ssl://host:port", endpoint(), "[stomp+ssl://b-1.example:61614]"), required: true, orElse: ", or remove broker to use the embedded one",
 			doc: "Its endpoints, of which one is live. Login and passcode come from the environment: " + LoginVariable + ", " + PasscodeVariable + "."},
@@ -108,7 +124,11 @@ func keys() []key {
 		{path: "embedded", doc: "The broker inside this process, used without broker."},
 		{path: "embedded stomp", kind: address(), def: "127.0.0.1:61613",
 			doc: "The address where producers reach it. It asks nobody for a login."},
+	}
+}
 
+func serverKeys() []key {
+	return []key{
 		{path: "server", doc: "The HTTP server: health, metrics, API, status over WebSocket."},
 		{path: "server listen", kind: address(), def: "127.0.0.1:8080",
 			doc: "Its address. One that is not loopback needs a token in the environment: " + TokenVariable + "."},
@@ -120,13 +140,32 @@ func keys() []key {
 			doc: "Connections that one address may have (in IPv6, one /64). Behind a proxy all clients have the proxy's."},
 		{path: "notify stage", kind: pattern("1 to 64 of A-Z a-z 0-9 _ -", `^[A-Za-z0-9_-]{1,64}$`, "prod"), def: "local",
 			doc: "What tokens to watch with are made for. One that was made for another stage is refused. Their keys come from the environment: " + WatchKeysVariable + "."},
+	}
+}
 
+func monitorKeys() []key {
+	return []key{
+		{path: "monitor", doc: "Who is told of dead letters."},
+		{path: "monitor window", kind: duration(time.Second, day), def: "5m",
+			doc: "How long dead letters of one kind are counted for one note. The first is told at once."},
+		{path: "monitor webhook", doc: "Where notes go, as JSON with a line of text for a chat."},
+		{path: "monitor webhook url", kind: webURL(), required: true, orElse: ", or remove webhook",
+			doc: "It is POSTed to. A URL that is itself a secret comes from the environment: " + variableOf(path{"monitor", "webhook", "url"}) + ". With " + WebhookVariable + " there, bodies are signed."},
+	}
+}
+
+func logKeys() []key {
+	return []key{
 		{path: "log", doc: "What is logged, on standard error."},
 		{path: "log level", kind: choice("trace", "debug", "info", "warn", "error"), def: "info", reload: true,
 			doc: "The least severe level that is logged."},
 		{path: "log format", kind: choice("auto", "json", "console"), def: "auto",
 			doc: "json is one object a line, console is for people; auto is console on a terminal, else json."},
+	}
+}
 
+func unknownTypeKeys() []key {
+	return []key{
 		{path: "unknownType", doc: "Messages of a type that is not under types."},
 		{path: "unknownType wait", kind: duration(0, 30*day), def: "0s", reload: true,
 			doc: "How long they wait before they are dead-lettered as unknown_type; 0s: not at all."},

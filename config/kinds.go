@@ -371,6 +371,24 @@ func origin() kind {
 	}
 }
 
+// webURL is where something is sent over HTTP.
+func webURL() kind {
+	return kind{
+		form: text, words: "a URL, https://host/path or http://host/path", like: "https://ops.example/usher",
+		schema: map[string]any{"type": "string", "pattern": `^https?://[^/?#]+`},
+		parseFunc: func(s string) (any, error) {
+			u, err := url.Parse(s)
+			switch {
+			case err != nil, u.Scheme != "http" && u.Scheme != "https", u.Hostname() == "", u.Port() != "" && !isPort(u.Port()):
+				return nil, errors.New("write it as in https://ops.example/usher")
+			case u.Fragment != "":
+				return nil, errors.New("nothing may follow a #")
+			}
+			return s, nil
+		},
+	}
+}
+
 // listOf is a list with at least one item; command.
 func listOf(words string, item kind, like string) kind {
 	return kind{form: list, words: words, like: like, values: &item, schema: map[string]any{"type": "array", "minItems": 1, "items": item.schema}}

@@ -157,6 +157,8 @@ func secrets(environ []string) Secrets {
 			s.Token = value
 		case WatchKeysVariable:
 			s.WatchKeys = value
+		case WebhookVariable:
+			s.Webhook = value
 		}
 	}
 	return s

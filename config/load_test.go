@@ -56,6 +56,7 @@ func TestNothingAtAllIsTheDefaults(t *testing.T) {
 		Embedded:   Embedded{Stomp: "127.0.0.1:61613"},
 		Server:     Server{Listen: "127.0.0.1:8080"},
 		Notify:     Notify{PerAddress: 64, Stage: "local"},
+		Monitor:    Monitor{Window: 5 * time.Minute},
 		Log:        Log{Level: "info", Format: "auto"},
 	}
 	for name, content := range map[string]string{
@@ -110,6 +111,7 @@ plugins:
 broker: {urls: ["stomp://h", "stomp+ssl://[::1]:61614/"], queue: q, heartbeat: 11s}
 server: {listen: ":0"}
 notify: {origins: [https://a.example, "http://[::1]:3000"], perAddress: 12, stage: s-1}
+monitor: {window: 90s, webhook: {url: "http://ops.example:81/a?b=c"}}
 log: {level: trace, format: console}
 unknownType: {wait: 12h}
 starvation: {share: 5%}
@@ -130,6 +132,7 @@ starvation: {share: 5%}
 		Broker:      Broker{URLs: []string{"stomp://h", "stomp+ssl://[::1]:61614/"}, Queue: "q", Heartbeat: 11 * time.Second},
 		Server:      Server{Listen: ":0"},
 		Notify:      Notify{Origins: []string{"https://a.example", "http://[::1]:3000"}, PerAddress: 12, Stage: "s-1"},
+		Monitor:     Monitor{Window: 90 * time.Second, Webhook: Webhook{URL: "http://ops.example:81/a?b=c"}},
 		Log:         Log{Level: "trace", Format: "console"},
 		UnknownType: UnknownType{Wait: 12 * time.Hour},
 		Starvation:  Starvation{Share: "5%"},
@@ -279,8 +282,8 @@ func TestLineEndsOfWindowsAreTolerated(t *testing.T) {
 }
 
 func TestSecretsComeFromTheEnvironmentAndAreNotPrinted(t *testing.T) {
-	cfg := mustLoad(t, Options{Environ: []string{"USHER_BROKER_LOGIN=joe", "USHER_BROKER_PASSCODE=hunter=2", "USHER_TOKEN=tok", "USHER_WATCH_KEYS=shop:a2V5"}})
-	if want := (Secrets{BrokerLogin: "joe", BrokerPasscode: "hunter=2", Token: "tok", WatchKeys: "shop:a2V5"}); cfg.Secrets != want {
+	cfg := mustLoad(t, Options{Environ: []string{"USHER_BROKER_LOGIN=joe", "USHER_BROKER_PASSCODE=hunter=2", "USHER_TOKEN=tok", "USHER_WATCH_KEYS=shop:a2V5", "USHER_WEBHOOK_SECRET=shh"}})
+	if want := (Secrets{BrokerLogin: "joe", BrokerPasscode: "hunter=2", Token: "tok", WatchKeys: "shop:a2V5", Webhook: "shh"}); cfg.Secrets != want {
 		t.Fatal("the secrets are not those of the environment")
 	}
 	asJSON, err := json.Marshal(map[string]any{"config": cfg, "secrets": cfg.Secrets, "key": map[Secrets]int{cfg.Secrets: 1}})
@@ -295,7 +298,7 @@ func TestSecretsComeFromTheEnvironmentAndAreNotPrinted(t *testing.T) {
 		"%v": fmt.Sprintf("%v", cfg.Secrets), "%+v": fmt.Sprintf("%+v", *cfg), "%#v": fmt.Sprintf("%#v", *cfg),
 		"pointer": fmt.Sprint(&cfg.Secrets), "json": string(asJSON), "yaml": string(asYAML),
 	} {
-		for _, secret := range []string{"joe", "hunter", "tok", "a2V5"} {
+		for _, secret := range []string{"joe", "hunter", "tok", "a2V5", "shh"} {
 			if strings.Contains(printed, secret) {
 				t.Errorf("%s shows %q: %s", how, secret, printed)
 			}

@@ -46,6 +46,7 @@ type Secrets struct {
 	BrokerPasscode string // USHER_BROKER_PASSCODE
 	Token          string // USHER_TOKEN: what clients of the HTTP server must send
 	WatchKeys      string // USHER_WATCH_KEYS: what makes tokens to watch messages with, as in shop:<base64>,billing:<base64>
+	Webhook        string // USHER_WEBHOOK_SECRET: signs the notes to monitor.webhook
 }
 
 // The environment variables of Secrets.
@@ -54,6 +55,7 @@ const (
 	PasscodeVariable  = "USHER_BROKER_PASSCODE" //nolint:gosec // the name of the variable, not its value
 	TokenVariable     = "USHER_TOKEN"
 	WatchKeysVariable = "USHER_WATCH_KEYS"
+	WebhookVariable   = "USHER_WEBHOOK_SECRET"
 )
 
 // String tells which secrets are set.
@@ -65,7 +67,7 @@ func (s Secrets) String() string {
 		return variable + " set"
 	}
 	return text(LoginVariable, s.BrokerLogin) + ", " + text(PasscodeVariable, s.BrokerPasscode) + ", " + text(TokenVariable, s.Token) + ", " +
-		text(WatchKeysVariable, s.WatchKeys)
+		text(WatchKeysVariable, s.WatchKeys) + ", " + text(WebhookVariable, s.Webhook)
 }
 
 // GoString is String, so that %#v shows no secret either.

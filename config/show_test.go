@@ -43,6 +43,7 @@ func someConfig(t *rapid.T) *Config {
 		Embedded:    Embedded{Stomp: pick("127.0.0.1:61613", ":0", "[::1]:1")},
 		Server:      Server{Listen: pick("localhost:80", "0.0.0.0:65535")},
 		Notify:      Notify{PerAddress: rapid.IntRange(1, 100_000).Draw(t, "perAddress"), Stage: pick("local", "prod-2")},
+		Monitor:     Monitor{Window: between(time.Second, day), Webhook: Webhook{URL: pick("", "https://ops.example/x?y=1")}},
 		Log:         Log{Level: pick("trace", "error"), Format: pick("auto", "json")},
 	}
 	if rapid.Bool().Draw(t, "own broker") {
@@ -178,7 +179,7 @@ func TestAnnotateSaysWhereValuesComeFrom(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, line := range []string{
-		"# USHER_BROKER_LOGIN set, USHER_BROKER_PASSCODE not set, USHER_TOKEN not set, USHER_WATCH_KEYS not set\n", "  slots: 3 # usher.yaml:6\n",
+		"# USHER_BROKER_LOGIN set, USHER_BROKER_PASSCODE not set, USHER_TOKEN not set, USHER_WATCH_KEYS not set, USHER_WEBHOOK_SECRET not set\n", "  slots: 3 # usher.yaml:6\n",
 		"  window: 5 # USHER__ENGINE__WINDOW\n", "  drain: 10s # default\n", "  level: warn # flag log.level\n",
 		"    plugin: shop # usher.yaml:3\n", "  urls: ['stomp://a'] # usher.yaml:8\n",
 	} {

@@ -47,6 +47,62 @@ type DelayList struct {
 	Next string `json:"next,omitempty"`
 }
 
+// LetterList is the answer of /api/v1/dead: a page of dead letters, the youngest first.
+type LetterList struct {
+	Items []Letter `json:"items"`
+	// Next is the "after" of the next page; absent on the last.
+	Next string `json:"next,omitempty"`
+}
+
+// Letter is what is told of a dead letter without its content.
+type Letter struct {
+	// Key names the letter; a message that died more than once has several.
+	Key           string             `json:"key"`
+	ID            string             `json:"id"`
+	Type          string             `json:"type,omitempty"`
+	Level         int                `json:"level"`
+	Hop           int                `json:"hop"`
+	Reason        string             `json:"reason"`
+	Detail        string             `json:"detail,omitempty"`
+	Fingerprint   string             `json:"fingerprint"`
+	Attempts      int                `json:"attempts"`
+	Redeliveries  int                `json:"redeliveries"`
+	Handler       string             `json:"handler,omitempty"`
+	FirstFailedAt time.Time          `json:"firstFailedAt,omitzero"`
+	DeadAt        time.Time          `json:"deadAt"`
+	Queue         string             `json:"queue"`
+	Origin        string             `json:"origin,omitempty"`
+	Size          int                `json:"size"`
+	Stays         bool               `json:"stays,omitempty"` // too large to be archived: it is in Queue
+	Redrives      int                `json:"redrives"`
+	State         engine.LetterState `json:"state"`
+	ChangedAt     time.Time          `json:"changedAt"`
+}
+
+// LetterWhole is a dead letter with its content.
+type LetterWhole struct {
+	Letter
+
+	Headers map[string]string `json:"headers,omitempty"`
+	Body    []byte            `json:"body,omitempty"` // in base64
+	// Text is the body with control characters escaped, the first 64 KiB of it;
+	// absent if it is no UTF-8.
+	Text string `json:"text,omitempty"`
+}
+
+// TallyList is the answer of /api/v1/dead/tally: what waits for somebody.
+type TallyList struct {
+	Items []ReasonTally `json:"items"`
+	Total int           `json:"total"`
+}
+
+// ReasonTally is how many dead letters of one reason wait.
+type ReasonTally struct {
+	Reason string    `json:"reason"`
+	Count  int       `json:"count"`
+	Oldest time.Time `json:"oldest"` // when the oldest of them died
+}
+
 // QueueReport is the answer of /api/v1/queues.
 type QueueReport struct {
 	// Levels are all ten, 9 first.

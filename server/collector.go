@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -21,6 +22,7 @@ type collector struct {
 	laneInHand, oldest    *prometheus.Desc
 	backlog, dead, inHand *prometheus.Desc
 	finding               *prometheus.Desc // by finding
+	letters, oldestLetter *prometheus.Desc // by reason
 	ready                 *prometheus.Desc // by level
 	running               *prometheus.Desc // by plugin, like those after it
 	up, credit, restarts  *prometheus.Desc
@@ -31,20 +33,22 @@ func newCollector(s *Server) *collector {
 		return prometheus.NewDesc(name, help, labels, nil)
 	}
 	return &collector{
-		server:     s,
-		depth:      desc("usher_queue_depth", "Messages in the lane at the broker, those in flight included.", "lane"),
-		inFlight:   desc("usher_queue_in_flight", "Messages of the lane that are delivered and not acked.", "lane"),
-		laneInHand: desc("usher_queue_in_hand", "Messages of the lane that were delivered to this engine and are not acked.", "lane"),
-		backlog:    desc("usher_backlog", "Messages in all lanes at the broker, those in flight included: the same from each engine."),
-		finding:    desc("usher_broker_finding", "1 if what usher relies on at its broker is so, 0 if not.", "finding"),
-		oldest:     desc("usher_queue_oldest_seconds", "Age of the oldest message that waits in the lane, where the broker tells.", "lane"),
-		dead:       desc("usher_dead_queue_depth", "Messages in the queue of dead letters, where the broker tells."),
-		inHand:     desc("usher_in_hand", "Messages that the engine was given and has not settled."),
-		ready:      desc("usher_ready", "Messages in the engine that may run and have no slot yet.", "level"),
-		running:    desc("usher_running", "Messages in handlers.", "plugin"),
-		up:         desc("usher_plugin_up", "1 while the plugin takes messages.", "plugin"),
-		credit:     desc("usher_plugin_credit", "Messages that the plugin takes at once, those that it has included.", "plugin"),
-		restarts:   desc("usher_plugin_restarts_total", "Processes of the plugin started after the first.", "plugin"),
+		server:       s,
+		depth:        desc("usher_queue_depth", "Messages in the lane at the broker, those in flight included.", "lane"),
+		inFlight:     desc("usher_queue_in_flight", "Messages of the lane that are delivered and not acked.", "lane"),
+		laneInHand:   desc("usher_queue_in_hand", "Messages of the lane that were delivered to this engine and are not acked.", "lane"),
+		backlog:      desc("usher_backlog", "Messages in all lanes at the broker, those in flight included: the same from each engine."),
+		finding:      desc("usher_broker_finding", "1 if what usher relies on at its broker is so, 0 if not.", "finding"),
+		oldest:       desc("usher_queue_oldest_seconds", "Age of the oldest message that waits in the lane, where the broker tells.", "lane"),
+		dead:         desc("usher_dead_queue_depth", "Messages in the queue of dead letters, where the broker tells."),
+		letters:      desc("usher_dead_letters", "Dead letters in the archive that wait for somebody.", "reason"),
+		oldestLetter: desc("usher_dead_letters_oldest_seconds", "Age of the oldest of them.", "reason"),
+		inHand:       desc("usher_in_hand", "Messages that the engine was given and has not settled."),
+		ready:        desc("usher_ready", "Messages in the engine that may run and have no slot yet.", "level"),
+		running:      desc("usher_running", "Messages in handlers.", "plugin"),
+		up:           desc("usher_plugin_up", "1 while the plugin takes messages.", "plugin"),
+		credit:       desc("usher_plugin_credit", "Messages that the plugin takes at once, those that it has included.", "plugin"),
+		restarts:     desc("usher_plugin_restarts_total", "Processes of the plugin started after the first.", "plugin"),
 	}
 }
 
@@ -53,7 +57,7 @@ var _ prometheus.Collector = (*collector)(nil)
 // Describe lists what Collect may tell.
 func (c *collector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		c.depth, c.inFlight, c.laneInHand, c.oldest, c.backlog, c.dead, c.inHand, c.finding, c.ready, c.running, c.up, c.credit, c.restarts,
+		c.depth, c.inFlight, c.laneInHand, c.oldest, c.backlog, c.dead, c.letters, c.oldestLetter, c.inHand, c.finding, c.ready, c.running, c.up, c.credit, c.restarts,
 	} {
 		out <- d
 	}
@@ -70,6 +74,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 			gauge(c.finding, boolean(f.State == StateOK), f.Name)
 		}
 	}
+	c.collectLetters(gauge)
 	plugins := c.server.cfg.PluginsFunc()
 	if view, ok := c.server.cfg.Engine.View(); ok {
 		gauge(c.inHand, float64(view.InHand))
@@ -122,6 +127,28 @@ func (c *collector) collectBacklogs(gauge func(*prometheus.Desc, float64, ...str
 	}
 	if b := backlog(engine.DeadQueue, known); b.Size != nil {
 		gauge(c.dead, float64(*b.Size))
+	}
+}
+
+// collectLetters adds up the reasons that share a label.
+func (c *collector) collectLetters(gauge func(*prometheus.Desc, float64, ...string)) {
+	ctx, cancel := context.WithTimeout(context.Background(), backlogTimeout)
+	defer cancel()
+	tallies, err := c.server.tallies.get(ctx)
+	if err != nil {
+		return // they are absent from this scrape; /readyz says more
+	}
+	counts, oldest := map[string]int{}, map[string]time.Time{}
+	for _, t := range tallies {
+		label := c.server.cfg.Metrics.reasonLabel(t.Reason)
+		counts[label] += t.Count
+		if at, ok := oldest[label]; !ok || t.Oldest.Before(at) {
+			oldest[label] = t.Oldest
+		}
+	}
+	for label, n := range counts {
+		gauge(c.letters, float64(n), label)
+		gauge(c.oldestLetter, max(time.Since(oldest[label]).Seconds(), 0), label)
 	}
 }
 

@@ -56,19 +56,11 @@ func readWaits(query url.Values) (q engine.Waits, err error) {
 		return q, err
 	}
 	q.Type = query.Get("type")
-	if text := query.Get("level"); text != "" {
-		level, err := strconv.Atoi(text)
-		if err != nil || level < 0 || level >= engine.Levels {
-			return q, badRequest("bad_level", fmt.Sprintf("level is %.40q", text), "a level is 0 to 9")
-		}
-		q.Level = &level
+	if q.Level, err = readLevel(query.Get("level")); err != nil {
+		return q, err
 	}
-	if text := query.Get("dueBefore"); text != "" {
-		if q.Before, err = time.Parse(time.RFC3339, text); err != nil {
-			return q, badRequest("bad_time", fmt.Sprintf("dueBefore is %.40q", text), "a time is RFC 3339 with a zone, such as 2030-01-02T15:04:05Z")
-		}
-	}
-	return q, nil
+	q.Before, err = readTime("dueBefore", query.Get("dueBefore"))
+	return q, err
 }
 
 func pageSize(text string) (int, error) {

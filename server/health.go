@@ -82,12 +82,16 @@ func (a Readiness) text() []byte {
 // check asks all that must be well for messages to be run.
 func (s *Server) check(ctx context.Context) ([]CheckResult, error) {
 	view, runs := s.cfg.Engine.View()
-	checks := append([]Check{
+	checks := []Check{
 		{"engine", func(context.Context) error { return engineReady(view, runs) }},
 		{"broker", func(context.Context) error { return brokerReady(view) }},
 		{"records", func(ctx context.Context) error { return s.recordsReady(ctx, view) }},
 		{"plugins", func(context.Context) error { return s.pluginsReady() }},
-	}, s.cfg.Checks...)
+	}
+	if s.cfg.Engine == (nobody{}) {
+		checks = checks[2:]
+	}
+	checks = append(checks, s.cfg.Checks...)
 	var results []CheckResult
 	for _, c := range checks {
 		i := slices.IndexFunc(results, func(r CheckResult) bool { return r.Name == c.Name })

@@ -59,8 +59,8 @@ type Check struct {
 	Func func(ctx context.Context) error
 }
 
-// Config is what a Server is made from. Addr, Table, Broker, Engine and Metrics
-// are required.
+// Config is what a Server is made from. Addr, Table, Broker and Metrics are
+// required.
 type Config struct {
 	// Addr is the address that will be listened on, as in "127.0.0.1:8080".
 	// One that is not loopback needs a Token.
@@ -72,8 +72,13 @@ type Config struct {
 	Table Table
 	// Broker tells how much waits. It is asked at most once a second.
 	Broker Broker
-	// Engine is the engine of this process.
+	// Engine is the engine of this process. Nil: there is none here, and it is not
+	// asked for /readyz either.
 	Engine Engine
+	// Archive has the dead letters, and RedriveFunc sends one to be tried again; see
+	// [engine.Redriver]. Nil: there are no such routes. They go together.
+	Archive     engine.Archive
+	RedriveFunc func(ctx context.Context, key string, force bool) (engine.DeadLetter, error)
 	// Metrics is what /metrics shows. It belongs to one Server.
 	Metrics *Metrics
 	// PluginsFunc lists the plugins. Nil: there are none. It must not block.
@@ -85,7 +90,7 @@ type Config struct {
 	// acked. Nil, and a nil map: it is not known. It must not block.
 	InHandFunc func() map[int]int
 	// BrokerFunc tells of the broker session and what was found of the broker;
-	// Connected is the engine's to say. Nil: nothing is known. It must not block.
+	// Connected is the engine's to say, where there is one. Nil: nothing is known. It must not block.
 	BrokerFunc func() BrokerReport
 	// Checks are asked for /readyz besides the engine, its broker session, the
 	// records and the plugins; for example how old the broker's last frame is,
@@ -124,14 +129,26 @@ func (c Config) withDefaults() Config {
 	if c.BrokerFunc == nil {
 		c.BrokerFunc = func() BrokerReport { return BrokerReport{} }
 	}
+	if c.Engine == nil {
+		c.Engine = nobody{}
+	}
 	return c
 }
+
+// nobody is the engine of a process that has none.
+type nobody struct{}
+
+func (nobody) InHand(string) (engine.Status, bool) { return engine.Status{}, false }
+func (nobody) View() (engine.View, bool)           { return engine.View{}, false }
 
 // validate reports all that is wrong at once.
 func (c Config) validate() error {
 	var errs []error
-	if c.Table == nil || c.Broker == nil || c.Engine == nil || c.Metrics == nil {
-		errs = append(errs, errors.New("server: Table, Broker, Engine and Metrics are required"))
+	if c.Table == nil || c.Broker == nil || c.Metrics == nil {
+		errs = append(errs, errors.New("server: Table, Broker and Metrics are required"))
+	}
+	if (c.Archive == nil) != (c.RedriveFunc == nil) {
+		errs = append(errs, errors.New("server: Archive and RedriveFunc go together"))
 	}
 	host, _, err := net.SplitHostPort(c.Addr)
 	switch {

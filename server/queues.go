@@ -42,9 +42,11 @@ func (s *Server) queues(w http.ResponseWriter, r *http.Request) error {
 
 // broker answers with what was found of the broker.
 func (s *Server) broker(w http.ResponseWriter, _ *http.Request) error {
-	view, _ := s.cfg.Engine.View()
 	report := s.cfg.BrokerFunc()
-	report.Connected = view.Epoch > 0
+	if s.cfg.Engine != (nobody{}) {
+		view, _ := s.cfg.Engine.View()
+		report.Connected = view.Epoch > 0
+	}
 	if report.Findings == nil {
 		report.Findings = []Finding{}
 	}

@@ -45,6 +45,7 @@ func (s *Server) routes() []route {
 		{path: "/api/v1/broker", about: "what usher relies on at its broker, and whether it is so", methods: get(s.broker)},
 		{path: "/api/v1/plugins", about: "the plugins and how they are", methods: get(s.plugins)},
 	}
+	routes = append(routes, s.deadRoutes()...)
 	if s.cfg.Live != nil {
 		routes = append(routes, route{path: "/ws", about: `WebSocket: {"action":"subscribe","id":"…"} tells where a message is, live`, open: s.cfg.LivePublic != nil, handler: http.HandlerFunc(s.live)})
 	}

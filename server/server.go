@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"usher/engine"
 )
 
 const (
@@ -25,6 +27,7 @@ type Server struct {
 	handler   http.Handler
 	readiness *cached[[]CheckResult]
 	backlogs  *cached[map[string]Queue]
+	tallies   *cached[[]engine.Tally]
 }
 
 // New makes a Server. The error names all that is wrong with the configuration;
@@ -37,6 +40,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg}
 	s.readiness = newCached(readinessTimeout, s.check)
 	s.backlogs = newCached(backlogTimeout, s.fetchBacklogs)
+	s.tallies = newCached(backlogTimeout, s.fetchTallies)
 	if err := cfg.Metrics.registry.Register(newCollector(s)); err != nil {
 		return nil, fmt.Errorf("server: Metrics belongs to another Server: %w", err)
 	}

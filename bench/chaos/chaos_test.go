@@ -136,7 +136,7 @@ func TestNothingIsLostWhateverIsKilled(t *testing.T) {
 	for _, e := range r.engines {
 		e.stop()
 	}
-	a, err := l.Close(t.Context(), ledger.Evidence{Effects: r.effects(), Broker: r.broker.Address(), Table: table})
+	a, err := l.Close(t.Context(), ledger.Evidence{Effects: r.effects(), Broker: r.broker.Address(), Table: table, Archive: table})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -206,7 +206,7 @@ func (p *process) killPlugin() {
 func (p *process) idle() bool {
 	p.t.Helper()
 	q := p.queues()
-	if !q.Connected || q.InHand > 0 {
+	if !q.Connected || q.InHand > 0 || q.Dead.Size == nil || *q.Dead.Size > 0 {
 		return false
 	}
 	for _, level := range q.Levels {

@@ -139,7 +139,7 @@ func (p *place) fill(address string) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	defer conn.MustDisconnect()
+	defer conn.MustDisconnect() //nolint:errcheck // the NACK has its own receipt
 	sub, err := conn.Subscribe("/queue/usher.work.p4", gostomp.AckClientIndividual)
 	if err != nil {
 		p.t.Fatal(err)

@@ -196,7 +196,7 @@ func (m *Monitor) ack(d engine.Delivery) error {
 // report logs a letter, and has people told of it: at least once each, as
 // everything here.
 func (m *Monitor) report(l engine.DeadLetter, again bool) {
-	m.cfg.Log.Warn().Str("id", l.ID).Str("type", oneLine(l.Type)).Int("level", l.Level).Str("reason", l.Why.Reason).
+	m.cfg.Log.Info().Str("id", l.ID).Str("type", oneLine(l.Type)).Int("level", l.Level).Str("reason", l.Why.Reason).
 		Int("attempts", l.Why.Attempts).Int("redeliveries", l.Why.Redeliveries).Int("redrives", l.Redrives).
 		Str("queue", l.Queue).Bool("stays", l.Stays).Bool("again", again).Str("key", l.Key).Str("fingerprint", l.Why.Fingerprint).
 		Str("detail", l.Why.Detail).Msg("a dead letter")

@@ -28,9 +28,10 @@ type Subscriber struct {
 }
 
 // NewSubscriber makes a Subscriber of a config and the names of the queues, or
-// reports all that is wrong. Config.Window is that of each queue; Config.Queue and
-// Publishers have no effect. It connects to nothing yet.
+// reports all that is wrong. Config.Window is that of each queue; Config.Queue,
+// Publishers and Probe have no effect. It connects to nothing yet.
 func NewSubscriber(config Config, queues []string) (*Subscriber, error) {
+	config.Probe = false
 	b, err := New(config)
 	if len(queues) == 0 {
 		err = errors.Join(err, errors.New("stomp: a Subscriber needs queues"))

@@ -227,7 +227,7 @@ func (r *Records) Tally(ctx context.Context) ([]engine.Tally, error) {
 // sweepLetters deletes some of those that were looked after long ago.
 func (w *writer) sweepLetters(now time.Time) error {
 	ctx := context.Background()
-	tx, err := w.write.BeginTx(ctx, nil)
+	tx, err := w.conn.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}

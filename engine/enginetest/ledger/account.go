@@ -22,6 +22,8 @@ const (
 	quiet = 300 * time.Millisecond
 	// drainWindow is how many messages of a queue are read at once.
 	drainWindow = 1000
+	// page is how many letters of the archive are read at once.
+	page = 1000
 	// maxFindings is how many findings are kept in words.
 	maxFindings = 50
 )
@@ -29,6 +31,11 @@ const (
 // Table is what the ledger needs of the record table; see [engine.Records].
 type Table interface {
 	LookUp(ctx context.Context, ids []string) (engine.Found, error)
+}
+
+// Archive is what the ledger needs of the archive of dead letters; see [engine.Archive].
+type Archive interface {
+	Letters(ctx context.Context, q engine.LetterQuery) ([]engine.DeadLetter, error)
 }
 
 // Evidence is where the books are closed from.
@@ -39,6 +46,10 @@ type Evidence struct {
 	Broker string
 	// Table has the records.
 	Table Table
+	// Archive has the dead letters that a monitor took out of the broker. Nil:
+	// there is no monitor. With it, a message that is dead has exactly one letter,
+	// here or there.
+	Archive Archive
 }
 
 // Account is what the closed books say.
@@ -46,7 +57,7 @@ type Account struct {
 	Attempted    int // messages that were sent, with or without an answer
 	Acknowledged int // of them, those that the broker has acknowledged
 	Done         int // acknowledged, done, and the effect is there
-	Dead         int // acknowledged, dead, and a copy is in the dead-letter queue
+	Dead         int // acknowledged, dead, and a copy is in the dead-letter queue or the archive
 	Lost         int // acknowledged, or to follow on what is done, and neither
 	Duplicated   int // effects and dead letters that came again, under the same key
 	Unexpected   int // what nobody sent, what was left, what ended as it must not
@@ -81,6 +92,11 @@ func (l *Ledger) Close(ctx context.Context, from Evidence) (Account, error) {
 	if err := b.drain(ctx, from.Broker); err != nil {
 		return Account{}, err
 	}
+	if from.Archive != nil {
+		if err := b.readArchive(ctx, from.Archive); err != nil {
+			return Account{}, err
+		}
+	}
 	if err := b.readRecords(ctx, from.Table); err != nil {
 		return Account{}, err
 	}
@@ -93,12 +109,13 @@ func (l *Ledger) Close(ctx context.Context, from Evidence) (Account, error) {
 type books struct {
 	sent    map[string]*entry
 	effects map[string][]Effect // by key
-	dead    map[string][]letter // by id
+	dead    map[string][]letter // by id, in the queue and in the archive
+	once    bool                // no message may have two of them
 	records map[string]engine.Record
 	account Account
 }
 
-// letter is why a copy is in the dead-letter queue.
+// letter is why a copy is in the dead-letter queue or the archive.
 type letter struct{ reason, detail string }
 
 // drain empties every queue; only the dead-letter queue may have something.
@@ -136,6 +153,34 @@ func (b *books) drain(ctx context.Context, address string) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// readArchive adds the letters that a monitor took: from the dead-letter queue,
+// for in the broker's own there may be none. Those that stay in their queue were
+// found there.
+func (b *books) readArchive(ctx context.Context, a Archive) error {
+	b.once = true
+	q := engine.LetterQuery{Limit: page}
+	for {
+		letters, err := a.Letters(ctx, q)
+		if err != nil {
+			return err
+		}
+		for _, l := range letters {
+			switch {
+			case l.Stays:
+			case l.Queue == engine.DeadQueue:
+				b.dead[l.ID] = append(b.dead[l.ID], letter{l.Why.Reason, l.Why.Detail})
+			default:
+				b.unexpectedf("%s came into %s", l.ID, l.Queue)
+			}
+		}
+		if len(letters) < page {
+			return nil
+		}
+		last := letters[len(letters)-1]
+		q.After = engine.LetterPlace{DeadAt: last.DeadAt, Key: last.Key}
+	}
 }
 
 // readRecords looks up all that was sent, and all that may follow on it.
@@ -188,7 +233,7 @@ func (b *books) close() {
 	}
 	for id := range b.dead {
 		if !known[id] {
-			b.unexpectedf("%s is in %s, and nobody sent it", id, engine.DeadQueue)
+			b.unexpectedf("%s is a dead letter, and nobody sent it", id)
 		}
 	}
 }
@@ -205,6 +250,9 @@ func (b *books) ended(id string, k Kind, must bool) (done, dead int) {
 	case rec.State == engine.Dead && len(letters) > 0:
 		dead = 1
 		b.account.Duplicated += len(letters) - 1
+		if b.once && len(letters) > 1 {
+			b.unexpectedf("%s (%s) has %d dead letters, not one: %v", id, k.Type, len(letters), letters)
+		}
 	case must:
 		b.account.Lost++
 		b.findingf("%s (%s) is lost: its record says %q, hop %d, reason %q; it has %d effects and %d dead letters", id, k.Type, rec.State, rec.Hop, rec.Reason, len(effects), len(letters))

@@ -24,6 +24,7 @@ func TestHowAMessageEnds(t *testing.T) {
 		record  engine.Record
 		effects []Effect
 		letters []letter
+		once    bool
 		want    Account
 	}{
 		"done":                            {kind: ok, record: done, effects: []Effect{effect}, want: Account{Acknowledged: 1, Done: 1}},
@@ -36,6 +37,8 @@ func TestHowAMessageEnds(t *testing.T) {
 		"cancelled":                       {kind: ok, record: engine.Record{State: engine.Cancelled}, want: Account{Acknowledged: 1, Lost: 1}},
 		"dead":                            {kind: fails, record: dead, letters: []letter{{reason: "exhausted"}}, want: Account{Acknowledged: 1, Dead: 1}},
 		"dead, with two copies":           {kind: fails, record: dead, letters: []letter{{reason: "exhausted"}, {reason: "exhausted"}}, want: Account{Acknowledged: 1, Dead: 1, Duplicated: 1}},
+		"dead, with two where one may be": {kind: fails, record: dead, letters: []letter{{reason: "exhausted"}, {reason: "exhausted"}}, once: true, want: Account{Acknowledged: 1, Dead: 1, Duplicated: 1, Unexpected: 1}},
+		"dead, with one, as it should be": {kind: fails, record: dead, letters: []letter{{reason: "exhausted"}}, once: true, want: Account{Acknowledged: 1, Dead: 1}},
 		"dead, without a copy":            {kind: fails, record: dead, want: Account{Acknowledged: 1, Lost: 1}},
 		"dead, by crashes":                {kind: ok, record: dead, letters: []letter{{reason: engine.ReasonCrashedPlugin}}, want: Account{Acknowledged: 1, Dead: 1}},
 		"dead, for no reason":             {kind: ok, record: dead, letters: []letter{{reason: "exhausted"}}, want: Account{Acknowledged: 1, Dead: 1, Unexpected: 1}},
@@ -48,7 +51,7 @@ func TestHowAMessageEnds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := books{
 				sent:    map[string]*entry{"1": {kind: test.kind, acknowledged: !test.unacked}},
-				effects: map[string][]Effect{"1": test.effects}, dead: map[string][]letter{"1": test.letters},
+				effects: map[string][]Effect{"1": test.effects}, dead: map[string][]letter{"1": test.letters}, once: test.once,
 				records: map[string]engine.Record{"1": test.record},
 			}
 			b.close()

@@ -1,11 +1,11 @@
 // Package ledger keeps the books of a test that kills things: producers write
 // down what they sent and what the broker acknowledged, handlers what they did,
 // and when all is over [Ledger.Close] holds one against the other, with the
-// record table and the dead-letter queue. Only tests import it.
+// record table, the dead-letter queue and the archive. Only tests import it.
 //
 // The promise it checks: a message that the broker has acknowledged is done, with
-// its effect, or dead, with a copy in the dead-letter queue; and so is each
-// follow-on of a message that is done. Whatever comes twice comes under the same
+// its effect, or dead, with a copy in the dead-letter queue, or in the archive where
+// a monitor is; and so is each follow-on of a message that is done. Whatever comes twice comes under the same
 // key. Messages that were not acknowledged may be there or not, but are treated no
 // worse.
 //

@@ -104,6 +104,49 @@ func TestADeadLetterMustBeInTheBroker(t *testing.T) {
 	}
 }
 
+// TestADeadLetterMayBeInTheArchive tells what is known of one message that is
+// dead, and of which nothing is left in the broker.
+func TestADeadLetterMayBeInTheArchive(t *testing.T) {
+	address := serve(t)
+	l := ledger.New(ledger.Config{Broker: address, Kinds: []ledger.Kind{{Type: "a", Ends: ledger.Dead}}, Every: time.Hour, Seed: 1})
+	produce(t, l, "p", 1)
+	if _, err := l.Close(t.Context(), ledger.Evidence{Broker: address, Table: enginetest.NewMemory()}); err != nil {
+		t.Fatal(err) // it takes the message out of the work queue
+	}
+	ours := engine.DeadLetter{Key: "1", ID: "p-0", Queue: engine.DeadQueue}
+	again, brokers, stays, others := ours, ours, ours, ours
+	again.Key, brokers.Queue, stays.Stays, others.ID = "2", "DLQ."+engine.WorkQueue, true, "p-1"
+	others.Key = "3"
+	for name, test := range map[string]struct {
+		letters []engine.DeadLetter
+		want    ledger.Account
+	}{
+		"there":                  {[]engine.DeadLetter{ours}, ledger.Account{Dead: 1}},
+		"there twice":            {[]engine.DeadLetter{ours, again}, ledger.Account{Dead: 1, Duplicated: 1, Unexpected: 1}},
+		"not there":              {nil, ledger.Account{Lost: 1}},
+		"too large to be there":  {[]engine.DeadLetter{stays}, ledger.Account{Lost: 1}},
+		"from the broker's own":  {[]engine.DeadLetter{brokers}, ledger.Account{Lost: 1, Unexpected: 1}},
+		"beside one nobody sent": {[]engine.DeadLetter{ours, others}, ledger.Account{Dead: 1, Unexpected: 1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store := enginetest.NewMemory()
+			if _, err := store.Write(t.Context(), engine.Change{ID: "p-0", Type: "a", State: engine.Dead, Token: "t", NextHop: 1, Now: time.Now()}); err != nil {
+				t.Fatal(err)
+			}
+			for _, letter := range test.letters {
+				letter.DeadAt = time.Now()
+				if _, _, err := store.Put(t.Context(), letter, engine.Content{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			a, err := l.Close(t.Context(), ledger.Evidence{Broker: address, Table: store, Archive: store})
+			if err != nil || a.Dead != test.want.Dead || a.Lost != test.want.Lost || a.Duplicated != test.want.Duplicated || a.Unexpected != test.want.Unexpected {
+				t.Errorf("the account is %v, %v; want %v", a, err, test.want)
+			}
+		})
+	}
+}
+
 func TestASendWithoutAnAnswerIsMadeAgainUnderTheSameIDOrGivenUp(t *testing.T) {
 	address := serve(t)
 	proxy := faultproxy.Start(t, address, nil)

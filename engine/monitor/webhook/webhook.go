@@ -81,8 +81,7 @@ func (w *Webhook) Tell(ctx context.Context, n monitor.Note) error {
 	}
 	resp, err := w.client.Do(req)
 	if err != nil {
-		var told *url.Error
-		if errors.As(err, &told) {
+		if told, ok := errors.AsType[*url.Error](err); ok {
 			err = told.Err // its text has the whole URL
 		}
 		return fmt.Errorf("webhook: %s: %w", w.url.Host, err)
