@@ -169,7 +169,7 @@ func delayReleaseCommand() *cobra.Command {
 		Short:   "Let messages run now",
 		Example: "  usher delay release order-7\n  usher delay release --type report.daily --level 8",
 		Args:    cobra.MaximumNArgs(1),
-		RunE:    func(c *cobra.Command, args []string) error { return change.run(c, args) },
+		RunE:    change.run,
 	}
 	change.flags(c)
 	return c
@@ -183,7 +183,7 @@ func delayCancelCommand() *cobra.Command {
 		Long:    "Never run messages that wait: their state becomes cancelled, which is final.",
 		Example: "  usher delay cancel order-7\n  usher delay cancel --type report.daily --due-before 1h --dry-run",
 		Args:    cobra.MaximumNArgs(1),
-		RunE:    func(c *cobra.Command, args []string) error { return change.run(c, args) },
+		RunE:    change.run,
 	}
 	change.flags(c)
 	return c

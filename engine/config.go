@@ -159,26 +159,31 @@ func (c Config) validate() error {
 	if c.Broker == nil || c.Records == nil || c.Bodies == nil || c.Index == nil || c.Handler == nil {
 		errs = append(errs, errors.New("engine: Broker, Records, Bodies, Index and Handler are required"))
 	}
-	if c.Slots < 1 || c.Window < 1 || c.MaxBody < 1 || c.Drain < 0 || c.ParkAfter < 0 || c.UnknownTypeWait < 0 {
+	if min(c.Slots, c.Window, c.MaxBody) < 1 || min(c.Drain, c.ParkAfter, c.UnknownTypeWait) < 0 {
 		errs = append(errs, errors.New("engine: Slots, Window and MaxBody must be positive, Drain, ParkAfter and UnknownTypeWait not negative"))
 	}
 	if c.Reserved < 0 || c.Reserved >= c.Slots && c.Reserved > 0 || c.ReservedFrom < 0 || c.ReservedFrom >= Levels || c.Share < 0 || c.Share > 0.5 {
 		errs = append(errs, errors.New("engine: Reserved must be less than Slots, ReservedFrom a level, and Share 0 to 0.5"))
 	}
 	for name, t := range c.Types {
-		low, high := level(t.MinLevel, 0), level(t.MaxLevel, Levels-1)
-		if low < 0 || high >= Levels || low > high {
-			errs = append(errs, fmt.Errorf("engine: type %q: levels %d to %d are not within 0 to 9", name, low, high))
+		if err := t.validate(); err != nil {
+			errs = append(errs, fmt.Errorf("engine: type %q: %w", name, err))
 		}
-		if t.Bypass != nil && (*t.Bypass < 0 || *t.Bypass >= Levels) {
-			errs = append(errs, fmt.Errorf("engine: type %q: bypass %d is outside 0 to 9", name, *t.Bypass))
-		}
-		if t.Timeout < 0 || t.Attempts < 0 || t.Backoff < 0 || t.Delay < 0 || t.MaxAge < 0 || t.Concurrency < 0 || t.Rate < 0 {
-			errs = append(errs, fmt.Errorf("engine: type %q: times and counts must not be negative", name))
-		}
-		if slices.ContainsFunc(t.Redeliveries, func(d time.Duration) bool { return d <= 0 }) {
-			errs = append(errs, fmt.Errorf("engine: type %q: the waits before redeliveries must be positive", name))
-		}
+	}
+	return errors.Join(errs...)
+}
+
+func (t Type) validate() error {
+	var errs []error
+	low, high, bypass := level(t.MinLevel, 0), level(t.MaxLevel, Levels-1), level(t.Bypass, 0)
+	if low < 0 || high >= Levels || low > high || bypass < 0 || bypass >= Levels {
+		errs = append(errs, fmt.Errorf("levels %d to %d, bypass from %d: they must be within 0 to 9", low, high, bypass))
+	}
+	if slices.Min([]time.Duration{t.Timeout, t.Backoff, t.Delay, t.MaxAge}) < 0 || t.Attempts < 0 || t.Concurrency < 0 || t.Rate < 0 {
+		errs = append(errs, errors.New("times and counts must not be negative"))
+	}
+	if slices.ContainsFunc(t.Redeliveries, func(d time.Duration) bool { return d <= 0 }) {
+		errs = append(errs, errors.New("the waits before redeliveries must be positive"))
 	}
 	return errors.Join(errs...)
 }

@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -38,6 +39,25 @@ func (g *gauge) handle(_ context.Context, m *handlers.Message) error {
 	return nil
 }
 
+func (g *gauge) running(typ string) int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.now[typ]
+}
+
+// first are the priorities of the first n that started.
+func (g *gauge) first(n int) []int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.levels[:min(n, len(g.levels))])
+}
+
+func (g *gauge) peak(typ string) int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.most[typ]
+}
+
 func (g *gauge) count(typ string) int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -52,8 +72,8 @@ func TestATypesConcurrencyHoldsAndTheOthersHaveTheOtherSlots(t *testing.T) {
 			r.send("b"+strconv.Itoa(i), "b")
 		}
 		r.after(5500 * time.Millisecond)
-		if g.most["a"] != 2 || g.count("a") < 90 {
-			t.Errorf("at most %d of type a ran at once, %d in 5 s; want 2 and about 100", g.most["a"], g.count("a"))
+		if g.peak("a") != 2 || g.count("a") < 90 {
+			t.Errorf("at most %d of type a ran at once, %d in 5 s; want 2 and about 100", g.peak("a"), g.count("a"))
 		}
 		if g.count("b") != 200 {
 			t.Errorf("%d of type b ran, want all 200: slots were free", g.count("b"))
@@ -103,8 +123,8 @@ func TestATypeAtItsLimitKeepsNoMoreThanHalfOfAWindow(t *testing.T) {
 		if g.count("b") != 20 {
 			t.Errorf("%d of type b ran within 20 s, want 20: type a has the window", g.count("b"))
 		}
-		if g.most["a"] != 1 {
-			t.Errorf("%d of type a ran at once, want 1", g.most["a"])
+		if n := g.peak("a"); n != 1 {
+			t.Errorf("%d of type a ran at once, want 1", n)
 		}
 		if rec := r.record("a299"); rec.DueBy != engine.ByLimit || rec.Bucket == "" {
 			t.Errorf("the last of type a is %+v; want it parked for the limit", rec)
@@ -131,12 +151,12 @@ func TestReservedSlotsAreForTheTopLevels(t *testing.T) {
 			r.send("a"+strconv.Itoa(i), "a", engine.HeaderPriority, "2")
 		}
 		r.after(400 * time.Millisecond)
-		if g.now["a"] != 6 {
-			t.Errorf("%d low messages run in 8 slots of which 2 are reserved, want 6", g.now["a"])
+		if n := g.running("a"); n != 6 {
+			t.Errorf("%d low messages run in 8 slots of which 2 are reserved, want 6", n)
 		}
 		r.send("urgent", "b", engine.HeaderPriority, "8")
 		r.after(10 * time.Millisecond)
-		if g.now["b"] != 1 {
+		if g.running("b") != 1 {
 			t.Error("the urgent message waits although slots are reserved for it")
 		}
 		r.after(time.Minute)
@@ -159,7 +179,7 @@ func TestLowerLevelsHaveTheirShareOfTheStarts(t *testing.T) {
 			r.after(10 * time.Millisecond)
 		}
 		low := 0
-		for _, level := range g.levels[:800] {
+		for _, level := range g.first(800) {
 			if level == 1 {
 				low++
 			}
@@ -189,11 +209,8 @@ func TestATypesLevelsAreBounds(t *testing.T) {
 			c.Types["bounded"] = engine.Type{MinLevel: &low, MaxLevel: &high}
 		})
 		r.after(time.Second)
-		want := []int{6, 9, 0, 2}
-		for i, level := range want {
-			if g.levels[i] != level {
-				t.Fatalf("priorities started in the order %v, want %v", g.levels, want)
-			}
+		if got, want := g.first(4), []int{6, 9, 0, 2}; !slices.Equal(got, want) {
+			t.Errorf("priorities started in the order %v, want %v", got, want)
 		}
 	})
 }

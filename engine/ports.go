@@ -118,11 +118,8 @@ var ErrNotFound = errors.New("not seen")
 // ErrFinished says that the message is done, dead or cancelled already.
 var ErrFinished = errors.New("the message is finished")
 
-// Table is what servers and operators do with the records. The same rules hold
-// as for Records.
-type Table interface {
-	// Record reads one record, never stale. ErrNotFound if there is none.
-	Record(ctx context.Context, id string) (Record, error)
+// Schedule is what operators do with what waits. The same rules hold as for Records.
+type Schedule interface {
 	// SetDue moves a message to another time in an operator's name, before or
 	// after its first sight. ErrFinished if it is in a final state. A missing
 	// record is made, in state queued.
@@ -136,6 +133,12 @@ type Table interface {
 	// about, by the time they are due. The list goes on after its last one; one
 	// that is shorter than the limit is the last.
 	Waiting(ctx context.Context, q Waits) ([]Record, error)
+}
+
+// Table is what servers do with the records. The same rules hold as for Records.
+type Table interface {
+	// Record reads one record, never stale. ErrNotFound if there is none.
+	Record(ctx context.Context, id string) (Record, error)
 	// Watch adds a watcher, or renews the one of the same connection, and
 	// returns the record. A missing record is made, in state queued. Of more
 	// than MaxWatchers the one that ends first is dropped.

@@ -35,7 +35,10 @@ type Engine interface {
 
 // What is passed in outside of tests.
 var (
-	_ Table  = engine.Table(nil)
+	_ Table = interface {
+		engine.Table
+		engine.Schedule
+	}(nil)
 	_ Broker = engine.Broker(nil)
 	_ Engine = (*engine.Engine)(nil)
 )

@@ -18,14 +18,20 @@ import (
 type RecordsUnderTest interface {
 	engine.Records
 	engine.Table
-	engine.Bodies
-	engine.DueIndex
+	engine.Schedule
+	parking
 	Close() error
 }
 
+// parking is what waiting outside the broker needs of it.
+type parking interface {
+	engine.Bodies
+	engine.DueIndex
+}
+
 // RunRecords holds a record table to the contract of engine.Records,
-// engine.Table, engine.Bodies and engine.DueIndex. open gives an empty table, or fails the test; the suite closes
-// it. Look-ups and listings may lag behind a write for some seconds.
+// engine.Table, engine.Schedule, engine.Bodies and engine.DueIndex. open gives an
+// empty table, or fails the test; the suite closes it. Look-ups and listings may lag behind a write for some seconds.
 //
 // Beyond the words of the ports it asks of every table:
 //   - ErrGuarded and ErrFinished come with the record as it is.
@@ -41,7 +47,7 @@ func RunRecords(t *testing.T, open func(t *testing.T) RecordsUnderTest) {
 	groups := map[string]map[string]func(*recordsRig){
 		"Read": readCases(), "Gate": gateCases(), "Claim": claimCases(), "ClaimGuard": claimGuardCases(),
 		"Write": writeCases(), "WriteGuard": writeGuardCases(), "Expiry": expiryCases(), "SetDue": setDueCases(), "Waiting": waitingCases(), "Watch": watchCases(), "Race": raceCases(),
-		"Cancel": cancelCases(), "Park": parkCases(), "Lease": leaseCases(),
+		"Cancel": cancelCases(), "Body": bodyCases(), "Park": parkCases(), "Lease": leaseCases(),
 	}
 	for _, group := range slices.Sorted(maps.Keys(groups)) {
 		t.Run(group, func(t *testing.T) {

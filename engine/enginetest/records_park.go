@@ -11,7 +11,7 @@ import (
 	"usher/engine"
 )
 
-func parkCases() map[string]func(*recordsRig) {
+func bodyCases() map[string]func(*recordsRig) {
 	return map[string]func(*recordsRig){
 		"ABodyIsKeptByHop": func(c *recordsRig) {
 			first := engine.Parked{Headers: map[string]string{"type": "a", "odd name": "b\nc\x00d"}, Body: []byte{0, 1, 255}}
@@ -39,6 +39,11 @@ func parkCases() map[string]func(*recordsRig) {
 			p.Headers["type"], p.Body[0] = "b", 'x'
 			c.wantKept(1, engine.Parked{Headers: map[string]string{"type": "a"}, Body: []byte("abc")})
 		},
+	}
+}
+
+func parkCases() map[string]func(*recordsRig) {
+	return map[string]func(*recordsRig){
 		"WhatIsDueIsListedByTimeWithinItsBucket": func(c *recordsRig) {
 			early, late := c.parkedAt("early", -2*time.Hour), c.parkedAt("late", -time.Hour)
 			c.parkedAt("future", time.Hour)

@@ -52,6 +52,7 @@ type Records struct {
 var (
 	_ engine.Records  = (*Records)(nil)
 	_ engine.Table    = (*Records)(nil)
+	_ engine.Schedule = (*Records)(nil)
 	_ engine.Bodies   = (*Records)(nil)
 	_ engine.DueIndex = (*Records)(nil)
 	_ engine.Archive  = (*Records)(nil)
