@@ -87,6 +87,36 @@ func TestATooLargeMessageWaitsInTheBrokersScheduler(t *testing.T) {
 	})
 }
 
+// refusing is a broker that never takes the message "refused" back.
+type refusing struct{ engine.Broker }
+
+func (r refusing) Publish(ctx context.Context, out engine.Outgoing) error {
+	if out.Headers[engine.HeaderID] == "refused" {
+		return errors.New("refused")
+	}
+	return r.Broker.Publish(ctx, out)
+}
+
+// One message that the broker did not take stopped all that were released with it.
+func TestAMessageThatCannotBeReleasedKeepsNoOther(t *testing.T) {
+	ran := newTimes()
+	run(t, ran.handle, func(r *rig) {
+		r.stop()
+		r.start(func(c *engine.Config) { c.Broker = refusing{c.Broker} })
+		r.send("refused", "a", engine.HeaderDelay, "1m", engine.HeaderPriority, "9")
+		for i := range 400 {
+			r.send(strconv.Itoa(i), "a", engine.HeaderDelay, "1m")
+		}
+		r.after(2 * time.Minute)
+		for i := range 400 {
+			ran.want(t, strconv.Itoa(i), time.Minute, time.Minute+2*time.Second)
+		}
+		if rec := r.wantState("refused", engine.Delayed); rec.Bucket == "" {
+			t.Error("the one that was refused is not parked any more")
+		}
+	})
+}
+
 // faultyIndex loses the answer of the first Unpark, and does it or not.
 type faultyIndex struct {
 	engine.DueIndex

@@ -101,7 +101,8 @@ func (r *releaser) lease(ctx context.Context, now time.Time) error {
 	return err
 }
 
-// releaseIn releases what is due in a bucket, urgent messages first.
+// releaseIn releases what is due in a bucket, urgent messages first. One that
+// cannot be released keeps no other.
 func (r *releaser) releaseIn(ctx context.Context, bucket string) error {
 	asking, cancel := context.WithTimeout(ctx, storeTimeout)
 	due, err := r.index.DueIn(asking, bucket, releaseBatch)
@@ -110,7 +111,7 @@ func (r *releaser) releaseIn(ctx context.Context, bucket string) error {
 		return err
 	}
 	slices.SortStableFunc(due, func(a, b Record) int { return cmp.Compare(b.Priority, a.Priority) })
-	g, ctx := errgroup.WithContext(ctx)
+	var g errgroup.Group
 	g.SetLimit(releaseAtOnce)
 	for _, rec := range due {
 		g.Go(func() error { return r.release(ctx, rec) })
@@ -133,14 +134,12 @@ func (r *releaser) release(ctx context.Context, rec Record) error {
 	if err := r.broker.Publish(ctx, Outgoing{Queue: r.queue, Headers: parked.Headers, Body: parked.Body}); err != nil {
 		return err
 	}
-	now, err := r.index.Unpark(ctx, Unpark{ID: rec.ID, Hop: rec.Hop, Now: time.Now()})
+	_, err = r.index.Unpark(ctx, Unpark{ID: rec.ID, Hop: rec.Hop, Now: time.Now()})
 	switch {
-	case err != nil && !errors.Is(err, ErrGuarded):
-		return err
 	case err == nil:
 		r.observe(Event{Kind: EventReleased, ID: rec.ID, Type: rec.Type, Level: rec.Priority, Hop: rec.Hop, Wait: time.Since(rec.Due)})
-	case now.Bucket != "" && now.Hop == rec.Hop:
-		return nil // it cannot be: the guard was that
+	case !errors.Is(err, ErrGuarded): // else it has gone on already
+		return err
 	}
 	return r.bodies.Drop(ctx, rec.ID, rec.Hop)
 }
