@@ -25,6 +25,7 @@ type decision struct {
 	action  action
 	wait    time.Duration // of actAgain and actDefer
 	counted bool          // it was an attempt
+	crash   bool          // the plugin's process ended with it in hand
 	round   bool          // of actDefer: the next attempt begins a new round
 	outcome string        // for observers
 	fault   fault         // of actDead; detail also of the others that failed
@@ -39,6 +40,8 @@ type attempted struct {
 	age      time.Duration // since it could first have run
 	stopping bool          // the engine cancelled it to stop
 	jitter   float64       // 0 to 1
+
+	cancelled bool // by an operator, while it ran
 }
 
 // classify decides what becomes of a message after an attempt. Nothing else
@@ -50,6 +53,8 @@ func classify(a attempted, t Type) decision {
 		return decision{action: actDone, counted: true, outcome: OutcomeDone}
 	case o.Kind == handlers.Dropped:
 		return decision{action: actDrop, counted: true, outcome: OutcomeDropped}
+	case a.cancelled && !a.stopping:
+		return decision{action: actDrop, outcome: OutcomeCancelled}
 	case errors.Is(a.err, ErrPluginAway):
 		return decision{action: actAgain, outcome: OutcomeNotStarted, wait: awayWait}
 	case errors.Is(a.err, ErrPluginLost):
@@ -102,9 +107,11 @@ func classifyCrash(a attempted, o handlers.Outcome) decision {
 	case a.stopping: // we ended the process
 		return decision{action: actHandBack, outcome: OutcomeHandedBack}
 	case a.crashes+1 >= maxCrashes:
-		return dead(false, ReasonCrashedPlugin, o.Err.Error())
+		d := dead(false, ReasonCrashedPlugin, o.Err.Error())
+		d.crash = true
+		return d
 	}
-	return decision{action: actAgain, outcome: OutcomeCrashed, fault: fault{detail: oneLine(o.Err)}}
+	return decision{action: actAgain, crash: true, outcome: OutcomeCrashed, fault: fault{detail: oneLine(o.Err)}}
 }
 
 func dead(counted bool, reason, detail string) decision {

@@ -93,11 +93,11 @@ func TestClassifyCrashesAndStops(t *testing.T) {
 	checkClassify(t, threeAttempts(), []classifyCase{
 		{
 			"a crash is nobody's attempt", attempted{err: lost, ended: 2},
-			decision{action: actAgain, outcome: OutcomeCrashed, fault: fault{detail: "shop: the plugin process was lost"}},
+			decision{action: actAgain, crash: true, outcome: OutcomeCrashed, fault: fault{detail: "shop: the plugin process was lost"}},
 		},
 		{
 			"the third crash is the last", attempted{err: lost, crashes: 2},
-			decision{action: actDead, outcome: OutcomeDeadLettered, fault: fault{ReasonCrashedPlugin, "shop: the plugin process was lost"}},
+			decision{action: actDead, crash: true, outcome: OutcomeDeadLettered, fault: fault{ReasonCrashedPlugin, "shop: the plugin process was lost"}},
 		},
 		{
 			"a plugin that is away costs nothing", attempted{err: fmt.Errorf("shop: %w", ErrPluginAway), ended: 2, crashes: 2},

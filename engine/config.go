@@ -9,16 +9,18 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// Config is what an Engine is built from. Broker, Records, Bodies, Index and
-// Handler are required; the rest has defaults.
+// Config is what an Engine is built from. Broker, Records, Bodies, Index, Holds
+// and Handler are required; the rest has defaults.
 type Config struct {
 	Broker   Broker
 	Records  Records
 	Bodies   Bodies   // of what is parked
 	Index    DueIndex // of what is parked
+	Holds    HoldStore
 	Handler  Handler
 	Notifier Notifier // nil: nobody is told
 	Observer Observer // nil: nobody observes
+	Control  Control  // nil: other engines are not told, and tell nothing
 	Log      zerolog.Logger
 
 	// Queue is where copies go back to. Default WorkQueue.
@@ -75,7 +77,24 @@ type Type struct {
 	Bypass *int
 	// MaxAge is how old a message may get by being deferred. Default 24 h.
 	MaxAge time.Duration
+	// Dedupe is what becomes of a message that is sent again. Default DedupeDone.
+	Dedupe Dedupe
 }
+
+// Dedupe is what becomes of a message that has the id, type and body of another one.
+type Dedupe string
+
+const (
+	// DedupeDone acks it once the other one is finished. Two engines that get both
+	// at once may run both, with the same idempotency key.
+	DedupeDone Dedupe = "done"
+	// DedupeClaim does the same, and every message is claimed before it starts, which
+	// costs a record write: of two engines that get both at once one runs it.
+	DedupeClaim Dedupe = "claim"
+	// DedupeOff runs it: every message that a producer sends is known by the id that
+	// the broker gave it, also to its handler, whatever the producer called it.
+	DedupeOff Dedupe = "off"
+)
 
 // Defaults of Config and Type.
 const (
@@ -108,6 +127,9 @@ const (
 	claimLease = 10 * time.Second
 	// FinalTTL is how long the store remembers a finished message.
 	FinalTTL = 7 * 24 * time.Hour
+	// handOnAfter is how long a message is ready without a slot before it is sent back
+	// for another engine.
+	handOnAfter = 5 * time.Second
 	// awayWait is how long a message waits that found no plugin process.
 	awayWait = 100 * time.Millisecond
 	// storeTimeout is how long one call of the record table may take.
@@ -117,8 +139,18 @@ const (
 	// maxTried is of how many messages the attempts are remembered that a lost
 	// session took out of our hands.
 	maxTried = 10_000
-	// maxCrashes is how many plugin crashes a message may be in hand at.
+	// maxCrashes is how many plugin crashes a message may be in hand at: before the
+	// last it runs in a process of its own, so that no other is to blame.
 	maxCrashes = 3
+	// maxDeaths is how many engines may die in a row while they run a message alone.
+	maxDeaths = 3
+	// aloneFor is how long a message that runs alone keeps all others waiting, and for
+	// how long at first they wait so that it can begin; quietMost is how long at the most.
+	aloneFor  = 5 * time.Second
+	quietMost = 5 * time.Minute
+	// aloneLease bounds the lease of what runs alone, so that the last renewal before
+	// it does so no more comes late.
+	aloneLease = 4 * time.Second
 	// lookUpBatch is how many ids one look-up asks for at the most.
 	lookUpBatch = 100
 	// lookUpsAtOnce is how many look-ups are under way at the most.
@@ -141,6 +173,7 @@ func (c Config) withDefaults() Config {
 		t.Attempts = orDefault(t.Attempts, DefaultAttempts)
 		t.Backoff = orDefault(t.Backoff, DefaultBackoff)
 		t.MaxAge = orDefault(t.MaxAge, DefaultMaxAge)
+		t.Dedupe = orDefault(t.Dedupe, DedupeDone)
 		types[name] = t
 	}
 	c.Types = types
@@ -156,8 +189,8 @@ func (c Config) withDefaults() Config {
 // validate reports all that is wrong at once.
 func (c Config) validate() error {
 	var errs []error
-	if c.Broker == nil || c.Records == nil || c.Bodies == nil || c.Index == nil || c.Handler == nil {
-		errs = append(errs, errors.New("engine: Broker, Records, Bodies, Index and Handler are required"))
+	if c.Broker == nil || c.Records == nil || c.Bodies == nil || c.Index == nil || c.Holds == nil || c.Handler == nil {
+		errs = append(errs, errors.New("engine: Broker, Records, Bodies, Index, Holds and Handler are required"))
 	}
 	if min(c.Slots, c.Window, c.MaxBody) < 1 || min(c.Drain, c.ParkAfter, c.UnknownTypeWait) < 0 {
 		errs = append(errs, errors.New("engine: Slots, Window and MaxBody must be positive, Drain, ParkAfter and UnknownTypeWait not negative"))
@@ -184,6 +217,9 @@ func (t Type) validate() error {
 	}
 	if slices.ContainsFunc(t.Redeliveries, func(d time.Duration) bool { return d <= 0 }) {
 		errs = append(errs, errors.New("the waits before redeliveries must be positive"))
+	}
+	if !slices.Contains([]Dedupe{"", DedupeDone, DedupeClaim, DedupeOff}, t.Dedupe) {
+		errs = append(errs, fmt.Errorf("Dedupe %q: it must be done, claim or off", t.Dedupe))
 	}
 	return errors.Join(errs...)
 }

@@ -21,9 +21,15 @@ func (e *Engine) dispatch(now time.Time) {
 
 // startReady says whether slots stay free although something is ready.
 func (e *Engine) startReady(now time.Time) (held bool) {
+	if e.runsAlone(now) {
+		return false
+	}
 	floor := e.lanes.floor(now)
 	may := func(k kind) bool { return e.mayStart(k, now) }
 	for level := Levels - 1; level >= floor; level-- {
+		if e.startsAlone(level, now) {
+			return false
+		}
 		for e.hasSlot(level) {
 			it := e.next(level, may)
 			if it == nil {
@@ -64,9 +70,18 @@ func (e *Engine) readyBelow(level int) bool {
 	return false
 }
 
-// mayStart says whether the plugin has credit and the type is within its limits.
+// mayStart says whether there is a process for one more of the kind and the type is
+// within its limits.
 func (e *Engine) mayStart(k kind, now time.Time) bool {
-	return e.cfg.Handler.Credit(k.plugin) > e.byPlugin[k.plugin] && e.limits.may(k.typ, e.cfg.Types[k.typ], now)
+	return k.company != nobodyBeside && e.couldStart(k, now)
+}
+
+func (e *Engine) couldStart(k kind, now time.Time) bool {
+	there := e.cfg.Handler.Credit(k.plugin) > e.byPlugin[k.plugin]
+	if k.company == ownProcess {
+		there = !e.apart[k.plugin]
+	}
+	return there && e.limits.may(k.typ, e.cfg.Types[k.typ], now)
 }
 
 // hasSlot says whether a message of the level can have a slot: some are kept for
@@ -87,14 +102,30 @@ func (e *Engine) hasSlot(level int) bool {
 
 func (e *Engine) takeSlot(it *item, now time.Time) {
 	e.busy++
-	e.byPlugin[it.plugin]++
+	switch it.kind().company {
+	case ownProcess:
+		e.apart[it.plugin] = true
+	case nobodyBeside:
+		e.alone = alone{it: it, until: now.Add(aloneFor)}
+		e.byPlugin[it.plugin]++
+	case anybody, probing:
+		e.byPlugin[it.plugin]++
+	}
 	e.byLevel[it.level]++
 	e.limits.started(it.msg.typ, it.typ, now)
 }
 
 func (e *Engine) freeSlot(it *item) {
 	e.busy--
-	e.byPlugin[it.plugin]--
+	if it.kind().company == ownProcess {
+		delete(e.apart, it.plugin)
+	} else {
+		e.byPlugin[it.plugin]--
+	}
+	e.wasTried(it)
+	if e.alone.it == it {
+		e.alone = alone{}
+	}
 	e.byLevel[it.level]--
 	e.limits.freed(it.msg.typ)
 }
@@ -124,7 +155,10 @@ func (e *Engine) shed(now time.Time) {
 	if e.draining || e.storeDown {
 		return
 	}
-	stays := func(k kind) bool { return e.mayStart(k, now) || !e.limits.speeds[k.typ].known() }
+	e.parkHeld()
+	stays := func(k kind) bool {
+		return k.company != anybody || e.mayStart(k, now) || !e.limits.speeds[k.typ].known()
+	}
 	for level := range e.ready.levels {
 		if !e.lanes.crowded(level) {
 			continue
@@ -133,6 +167,24 @@ func (e *Engine) shed(now time.Time) {
 		for _, it := range e.ready.overfull(level, keep, stays) {
 			wait := e.limits.turn(it.msg.typ, keep, e.cfg.ParkAfter, now)
 			e.settle(it, decision{action: actDefer, wait: wait, outcome: OutcomeLimited})
+		}
+	}
+	e.handOn(now)
+}
+
+// handOn sends back what has had no slot here for a while, for another engine, if
+// there is one and the broker has nothing else for it in that lane. As many as there
+// are slots stay: they are next.
+func (e *Engine) handOn(now time.Time) {
+	if e.engines.Load() < 2 {
+		return
+	}
+	for level := range e.ready.levels {
+		if e.ready.counts[level] <= e.cfg.Slots || !e.lanes.empty(level, now) {
+			continue
+		}
+		for _, it := range e.ready.stale(level, e.cfg.Slots, now.Add(-handOnAfter)) {
+			e.settle(it, decision{action: actDefer, outcome: OutcomeHandedOn})
 		}
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -37,9 +36,11 @@ type Engine struct {
 	coming   [Levels]map[kind]int // of a backlog, being looked up
 	waiting  waitHeap
 	ready    readyQueue
-	busy     int         // slots taken
-	byLevel  [Levels]int // of them, by level
-	byPlugin map[string]int
+	busy     int             // slots taken
+	byLevel  [Levels]int     // of them, by level
+	byPlugin map[string]int  // of them, in its process
+	apart    map[string]bool // plugins of which one has a message in a process of its own
+	alone    alone
 	limits   limits
 	shedAt   time.Time
 	owed     float64 // starts that lower levels have coming by their share
@@ -47,6 +48,12 @@ type Engine struct {
 	tried    map[string]tries // by id
 	share    map[shareKey]int // items that wait here
 	draining bool
+
+	holds   Holds                          // as they were last read
+	removed map[string]time.Time           // types that a new configuration removed, until that is written
+	engines atomic.Int64                   // that are there, this one included, as the releaser has seen last
+	probes  map[string]*item               // by plugin: what it is tried with
+	free    atomic.Pointer[map[string]int] // how many of a type that was held may start, for the releaser
 
 	storeDown  bool
 	retryStore time.Time
@@ -75,7 +82,7 @@ func New(cfg Config) (*Engine, error) {
 	e := &Engine{
 		cfg: cfg, instance: rand.Text()[:12],
 		started: make(chan struct{}), calls: make(chan func()), stopped: make(chan struct{}),
-		hand: map[string]*item{}, byPlugin: map[string]int{}, share: map[shareKey]int{}, tried: map[string]tries{},
+		hand: map[string]*item{}, byPlugin: map[string]int{}, apart: map[string]bool{}, probes: map[string]*item{}, share: map[shareKey]int{}, tried: map[string]tries{}, removed: map[string]time.Time{},
 		lanes: newLanes(cfg.Window), limits: newLimits(),
 	}
 	for i := range e.coming {
@@ -96,6 +103,8 @@ func (e *Engine) Run(ctx context.Context) error {
 	defer stopIntake()
 
 	e.spawn(func() { e.newReleaser().run(intake) })
+	e.spawn(func() { e.followHolds(intake) })
+	e.spawn(func() { e.followNudges(intake) })
 	received := make(chan error, 1)
 	e.spawn(func() { received <- e.receiveAll(intake) })
 
@@ -112,7 +121,7 @@ func (e *Engine) Run(ctx context.Context) error {
 func (e *Engine) newReleaser() *releaser {
 	return &releaser{
 		owner: e.instance, queue: e.cfg.Queue, broker: e.cfg.Broker, bodies: e.cfg.Bodies, index: e.cfg.Index,
-		log: e.cfg.Log, observe: e.observe,
+		free: &e.free, engines: &e.engines, log: e.cfg.Log, observe: e.observe,
 	}
 }
 
@@ -310,9 +319,18 @@ type View struct {
 	Running   [Levels]int    // messages that have a slot, by level
 	ByPlugin  map[string]int // the same, by plugin
 	InHand    int            // messages delivered and not settled
-	Floor     int            // the lowest level that may be taken now
+	ByType    map[string]TypeView
+	Floor     int // the lowest level that may be taken now
 	StoreDown bool
 	Draining  bool
+}
+
+// TypeView is a look at one type that the engine runs.
+type TypeView struct {
+	Plugin         string
+	Ready, Running int
+	// Held says that its messages wait until something ends: see [Hold] and [Holder].
+	Held bool
 }
 
 // View looks at the engine; false if it does not run.
@@ -323,6 +341,7 @@ func (e *Engine) View() (View, bool) {
 			Epoch: e.epoch, Ready: e.ready.counts, InHand: len(e.hand), Running: e.byLevel, ByPlugin: map[string]int{},
 			Floor: e.lanes.floor(time.Now()), StoreDown: e.storeDown, Draining: e.draining,
 		}
+		v.ByType = e.byType()
 		for plugin, n := range e.byPlugin {
 			if n > 0 {
 				v.ByPlugin[plugin] = n
@@ -346,21 +365,4 @@ func (e *Engine) InHand(id string) (Status, bool) {
 		}
 	})
 	return s, found
-}
-
-// Watch adds a watcher to a message in hand, and tells him where it is. The
-// record has the watcher already; without this he would wait for the next step.
-func (e *Engine) Watch(id string, w Watcher) {
-	e.ask(func() {
-		it := e.hand[id]
-		if it == nil {
-			return
-		}
-		watchers := slices.DeleteFunc(slices.Clone(it.watchers), func(o Watcher) bool { return o.Connection == w.Connection })
-		watchers = append(watchers, w)
-		it.watchers = watchers[max(len(watchers)-MaxWatchers, 0):]
-		if it.last.ID != "" && (it.stage == running || it.stage == waiting) {
-			e.cfg.Notifier.Notify([]Watcher{w}, it.last)
-		}
-	})
 }

@@ -101,7 +101,7 @@ func run(t *testing.T, h handlers.HandlerFunc, test func(r *rig), options ...opt
 func (r *rig) start(options ...option) {
 	r.broker.Connect()
 	cfg := engine.Config{
-		Broker: r.broker, Records: r.faulty, Bodies: r.records, Index: r.records, Handler: r.handler, Notifier: r.board, Observer: r.board, Log: zerolog.Nop(),
+		Broker: r.broker, Records: r.faulty, Bodies: r.records, Index: r.records, Holds: r.records, Handler: r.handler, Notifier: r.board, Observer: r.board, Log: zerolog.Nop(),
 		Types: map[string]engine.Type{
 			"a": {}, "b": {}, "late": {Delay: 10 * time.Second}, "quick": {Timeout: time.Second},
 		},

@@ -30,27 +30,31 @@ type Event struct {
 	Hop      int
 	Attempt  int
 	Of       int           // attempts there are in all
-	Wait     time.Duration // in the broker and here, since it was last queued or due
-	Run      time.Duration // in the handler
+	Wait     time.Duration // in the broker and here, since it was last queued or due; when it is settled: before its last attempt
+	Run      time.Duration // in the handler; when it is settled: in its last attempt
 	Outcome  string        // see the Outcome constants
 	Reason   string        // a reason code of a dead letter
 	Detail   string        // one line on what failed
 	Until    time.Time     // of a wait
 	FollowOn int           // messages sent with it
+	Trace    string        // the traceparent it came with, when it is settled
 	Epoch    uint64
 	Err      error
 }
 
 // The outcomes of a settled delivery, and of an attempt that ended (these are
-// done, retried, deferred, dead_lettered, dropped and crashed).
+// done, retried, deferred, dead_lettered, dropped, cancelled and crashed).
 const (
 	OutcomeDone         = "done"
 	OutcomeRetried      = "retried"       // goes back to the ready queue, or waits to be redelivered
 	OutcomeDeferred     = "deferred"      // waits, and no attempt was counted
 	OutcomeDelayed      = "delayed"       // not due yet: waits at the gate
 	OutcomeLimited      = "limited"       // its type is at its limit: waits for its turn
+	OutcomeHeld         = "held"          // its type is held: waits until it is not
+	OutcomeHandedOn     = "handed_on"     // had no slot here for a while: another engine may have one
 	OutcomeDeadLettered = "dead_lettered" // with its Reason
 	OutcomeDropped      = "dropped"       // the handler had nothing to do
+	OutcomeCancelled    = "cancelled"     // an operator has stopped it
 	OutcomeDuplicate    = "duplicate"     // the same message was finished before
 	OutcomeStale        = "stale"         // a later copy exists
 	OutcomeCrashed      = "crashed"       // the plugin process died with it

@@ -1,13 +1,16 @@
 package engine
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // What record writes do, for stores that can read a record and write it back in
 // one transaction. Stores that cannot express the same as conditions; the
 // conformance suite holds them to it.
 
-// guard is the condition that every record write has: not finished, and no
-// later hop. A dead message may be written by a later hop: it was redriven. A
+// guard is the condition that every record write has beside that it is the
+// message's own record: not finished, and no later hop. A dead message may be written by a later hop: it was redriven. A
 // record that does not exist is the zero Record, which any hop may write.
 func guard(r Record, hop int) bool {
 	if r.State == Dead {
@@ -16,19 +19,36 @@ func guard(r Record, hop int) bool {
 	return !r.State.Final() && r.Hop <= hop
 }
 
+// of says whether the record can be that of a message, as far as is known of both.
+func (r Record) of(typ, digest string) bool {
+	return r.Digest == "" || r.Type == typ && (digest == "" || r.Digest == digest)
+}
+
+// owner is the engine that a token is of.
+func owner(token string) string {
+	if i := strings.LastIndexByte(token, '-'); i >= 0 {
+		return token[:i]
+	}
+	return token
+}
+
 // Allowed is the guard of a claim: that of every write, and either it renews the
 // record's own claim, or the message is due and nobody else's claim is live.
 // (Moving a message to a later time does not stop the attempt that runs.)
 func (c Claim) Allowed(r Record) bool {
-	return guard(r, c.Hop) && (r.Claim.Token == c.Mark.Token && c.Mark.Token != "" ||
+	return guard(r, c.Hop) && r.of(c.Type, c.Digest) && (r.Claim.Token == c.Mark.Token && c.Mark.Token != "" ||
 		!r.Due.After(c.Now) && !r.Claim.Live(c.Now))
 }
 
-// Apply is the record after an allowed claim.
+// Apply is the record after an allowed claim. A claim that nobody has ended, and that
+// another engine had, is that one's death.
 func (c Claim) Apply(r Record) Record {
 	r = seen(r, c.ID, c.Type, c.Digest, c.Priority)
 	if r.Claim.Token != c.Mark.Token {
 		r.Claims++
+		if r.Claim.Alone && owner(r.Claim.Token) != owner(c.Mark.Token) {
+			r.Deaths++
+		}
 	}
 	r.Claim, r.State, r.Hop, r.Bucket, r.UpdatedAt = c.Mark, Processing, c.Hop, "", c.Now
 	return r
@@ -37,7 +57,7 @@ func (c Claim) Apply(r Record) Record {
 // Allowed is the guard of a write; one that takes a claim back also needs that
 // to be the record's.
 func (c Change) Allowed(r Record) bool {
-	return guard(r, c.Hop) && (c.TakeBack == "" || r.Claim.Token == c.TakeBack)
+	return guard(r, c.Hop) && r.of(c.Type, c.Digest) && (c.TakeBack == "" || r.Claim.Token == c.TakeBack)
 }
 
 // Apply is the record after an allowed write.
@@ -48,7 +68,7 @@ func (c Change) Apply(r Record) Record {
 	}
 	r.Claim = ClaimMark{}
 	r.State, r.Hop, r.Token, r.Reason = c.State, c.NextHop, c.Token, c.Reason
-	r.Attempts, r.Redeliveries, r.Bucket = c.Attempts, c.Redeliveries, c.Bucket
+	r.Attempts, r.Redeliveries, r.Crashes, r.Deaths, r.Bucket = c.Attempts, c.Redeliveries, c.Crashes, c.Deaths, c.Bucket
 	if c.DueBy != ByNone && (r.DueBy != ByOperator || !r.Due.After(c.Now)) {
 		r.Due, r.DueBy = c.Due, c.DueBy
 	}
@@ -95,7 +115,8 @@ func CancelledBy(r Record, expiresAt, now time.Time) (Record, error) {
 // opens one that was redriven.
 func seen(r Record, id, typ, digest string, priority int) Record {
 	if r.State == Dead {
-		r.Reason, r.Attempts, r.Redeliveries, r.ExpiresAt = "", 0, 0, time.Time{}
+		r.Reason, r.ExpiresAt = "", time.Time{}
+		r.Attempts, r.Redeliveries, r.Crashes, r.Deaths = 0, 0, 0, 0
 	}
 	if r.Digest == "" {
 		r.Type, r.Digest, r.Priority = typ, digest, priority

@@ -42,8 +42,15 @@ const (
 // adapters take it before the engine sees it.
 const HeaderProbe = "usher_probe"
 
-// TypeProbe is the type of such a message.
-const TypeProbe = "usher.probe"
+// headerTrace is the W3C's: which trace a message belongs to.
+const headerTrace = "traceparent"
+
+// TypeProbe is the type of such a message, TypeNudge that of what engines tell each
+// other on the ControlTopic.
+const (
+	TypeProbe = "usher.probe"
+	TypeNudge = "usher.nudge"
+)
 
 // Headers that only usher sets, on dead letters.
 const (
@@ -86,6 +93,7 @@ const (
 	ReasonExhausted     = "exhausted"
 	ReasonTimeout       = "timeout"
 	ReasonCrashedPlugin = "crashed_plugin"
+	ReasonPoison        = "poison"
 	ReasonBadFollowOn   = "bad_follow_on"
 	ReasonRefused       = "refused"    // by another client, or by the broker for another cause than time
 	ReasonPermanent     = "permanent:" // a prefix

@@ -1,6 +1,9 @@
 package engine
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // stage is where an item is in its life.
 type stage int
@@ -16,7 +19,7 @@ const (
 
 // item is one message in hand. The loop owns it; the goroutine that runs it
 // reads what does not change meanwhile (msg, brokerID, typ, attempts, crashes,
-// mustClaim, and token before it has claimed).
+// suspect, mustClaim, and token before it has claimed).
 type item struct {
 	msg      message
 	brokerID string
@@ -38,12 +41,17 @@ type item struct {
 	mustClaim   bool
 	token       string // of our claim; "": not claimed
 	held        *lease // renews it; nil: nothing does
-	again       bool   // it waits here for its next attempt
-	losses      int    // of claims, since the store was too slow to renew them
-	attempts    int    // of this round that ended, over all copies
-	rounds      int    // redeliveries before this round
-	crashes     int
+	stop        context.CancelCauseFunc
+	again       bool // it waits here for its next attempt
+	losses      int  // of claims, since the store was too slow to renew them
+	attempts    int  // of this round that ended, over all copies
+	rounds      int  // redeliveries before this round
+	crashes     int  // of its plugin, over all copies
+	deaths      int  // of engines that ran it alone, one after the other
+	suspect     bool // an engine died with it in hand: it runs alone
+	probe       bool // its plugin is tried with it; see Engine.probes
 	firstFailed time.Time
+	waited, ran time.Duration // before the last one, and in it
 
 	// of what its watchers are told
 	last       Status
@@ -52,6 +60,7 @@ type item struct {
 
 	// of its places in queues
 	readySeq  uint64
+	readyAt   time.Time // when it came into the ready queue
 	wakeAt    time.Time
 	heapIndex int
 }
@@ -66,7 +75,7 @@ func (it *item) claimFor(token string) Claim {
 	now := time.Now()
 	return Claim{
 		ID: it.msg.id, Type: it.msg.typ, Digest: it.msg.digest, Priority: it.msg.priority, Hop: it.msg.hop,
-		Mark: ClaimMark{Token: token, BrokerID: it.brokerID, Until: now.Add(min(firstLease<<min(it.losses, 3), claimLease))}, Now: now,
+		Mark: ClaimMark{Token: token, BrokerID: it.brokerID, Until: now.Add(min(firstLease<<min(it.losses, 3), claimLease)), Alone: it.suspect}, Now: now,
 	}
 }
 
@@ -82,7 +91,18 @@ func (it *item) waitingSince() time.Time {
 }
 
 // kind is what decides with others like it whether it may run.
-func (it *item) kind() kind { return kind{it.msg.typ, it.plugin} }
+func (it *item) kind() kind {
+	k := kind{typ: it.msg.typ, plugin: it.plugin}
+	switch {
+	case it.suspect:
+		k.company = nobodyBeside
+	case it.crashes >= maxCrashes-1:
+		k.company = ownProcess
+	case it.probe:
+		k.company = probing
+	}
+	return k
+}
 
 // levelOf is the level a message is ordered by.
 func (e *Engine) levelOf(m message) int {
@@ -117,6 +137,9 @@ func (e *Engine) remember(it *item) {
 
 // newItem is a delivery at the beginning of its life in our hands.
 func (e *Engine) newItem(m message, d Delivery) *item {
+	if _, copied := m.headers[HeaderHop]; !copied && e.cfg.Types[m.typ].Dedupe == DedupeOff {
+		m.id = d.BrokerID
+	}
 	it := &item{
 		msg: m, brokerID: d.BrokerID, delivery: d, attempts: m.attempts, rounds: m.rounds, seenAt: m.queuedAt,
 		level: e.levelOf(m), mustClaim: true, firstFailed: m.firstFailed,

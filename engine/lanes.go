@@ -193,10 +193,17 @@ func (l *lanes) floor(now time.Time) int {
 	return 0
 }
 
-// crowded says whether lane i has no free place, and the broker has more for it.
+// empty says whether the broker has told lately that it has no more for lane i.
+func (l *lanes) empty(i int, now time.Time) bool {
+	n := &l.level[i]
+	return now.Sub(n.asked) < depthFresh && n.waiting == 0 && !n.filled
+}
+
+// crowded says whether lane i has no free place, or had none until just now, and the
+// broker has more for it.
 func (l *lanes) crowded(i int) bool {
 	n := &l.level[i]
-	return l.full(n) && (n.waiting > 0 || n.filled)
+	return n.filled && (n.waiting > 0 || l.full(n))
 }
 
 func later(a, b time.Time) time.Time {

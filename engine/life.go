@@ -44,9 +44,9 @@ func (e *Engine) receive(batch Batch, messages []message) {
 	for i, d := range batch.Deliveries {
 		msg := messages[i]
 		first := e.lanes.deliveredOne(d.Lane, msg.queuedAt, now)
-		e.observe(Event{Kind: EventReceived, ID: msg.id, Type: msg.typ, Lane: d.Lane, Level: msg.priority, Hop: msg.hop})
 		it := e.newItem(msg, d)
-		it.mustClaim = first || d.Redelivered || msg.hop > 0
+		e.observe(Event{Kind: EventReceived, ID: it.msg.id, Type: msg.typ, Lane: d.Lane, Level: msg.priority, Hop: msg.hop})
+		it.mustClaim = first || d.Redelivered || msg.hop > 0 || e.cfg.Types[msg.typ].Dedupe == DedupeClaim
 		it.late = e.lanes.late(msg.queuedAt, now)
 		e.takeInHand(it)
 	}
@@ -131,11 +131,10 @@ func (e *Engine) admit(it *item, rec Record, exists bool, now time.Time) {
 	if exists && e.decided(it, rec, now) {
 		return
 	}
-	typ, known := e.cfg.Types[it.msg.typ]
-	plugin, served := e.cfg.Handler.Plugin(it.msg.typ)
-	known = known && served
-	it.typ, it.plugin = typ, plugin
-	it.seenAt = later(orTime(rec.GatedAt, it.seenAt), it.msg.notBefore).Add(typ.delayAt(it.level))
+	e.follow(it)
+	_, known := e.cfg.Types[it.msg.typ]
+	known = known && it.plugin != ""
+	it.seenAt = later(orTime(rec.GatedAt, it.seenAt), it.msg.notBefore).Add(it.typ.delayAt(it.level))
 	switch f := it.msg.fault; {
 	case f != nil && it.msg.hop == noHop:
 		e.forget(it)
@@ -145,6 +144,8 @@ func (e *Engine) admit(it *item, rec Record, exists bool, now time.Time) {
 	case it.expired(now):
 		e.kill(it, fault{ReasonExpired, "it was to be run before " + it.msg.expires.Format(time.RFC3339)})
 	case e.early(it, rec, known, now):
+	case e.waits(it):
+		e.park(it)
 	case !known:
 		e.kill(it, fault{ReasonUnknownType, fmt.Sprintf("no plugin serves the type %q; add it under types: in the configuration", it.msg.typ)})
 	default:
@@ -158,9 +159,13 @@ func (e *Engine) decided(it *item, rec Record, now time.Time) bool {
 	if rec.State != Dead && rec.Redeliveries == it.rounds { // else attempts begin anew
 		it.attempts = max(it.attempts, rec.Attempts)
 	}
+	if rec.State != Dead {
+		it.crashes = max(it.crashes, rec.Crashes)
+		e.suspect(it, rec, now)
+	}
 	same := rec.Claim.BrokerID == it.brokerID
 	switch {
-	case rec.Digest != "" && (rec.Digest != it.msg.digest || rec.Type != it.msg.typ):
+	case !rec.of(it.msg.typ, it.msg.digest):
 		e.forget(it)
 		e.settleAlone(it, conflict(it, rec.Type))
 	case it.msg.hop == noHop:
@@ -239,7 +244,12 @@ func (e *Engine) gate(it *item, due time.Time, by DueBy, now time.Time) {
 }
 
 func (e *Engine) makeReady(it *item) {
-	it.stage = ready
+	e.follow(it)
+	if e.waits(it) {
+		e.park(it)
+		return
+	}
+	it.stage, it.readyAt = ready, time.Now()
 	e.ready.push(it)
 }
 
@@ -251,38 +261,46 @@ func (e *Engine) start(it *item, now time.Time) {
 	}
 	it.stage = running
 	e.takeSlot(it, now)
-	e.observe(it.event(Event{Kind: EventStarted, Wait: max(now.Sub(it.waitingSince()), 0)}))
+	it.waited, it.ran = max(now.Sub(it.waitingSince()), 0), 0
+	e.observe(it.event(Event{Kind: EventStarted, Wait: it.waited}))
 	stale := now.Sub(it.lookedUpAt) > lookUpAge
 	if !it.mustClaim && !stale {
 		e.tell(it, Processing, time.Time{})
 	}
-	e.spawn(func() { e.run(it, stale) })
+	var ctx context.Context
+	ctx, it.stop = context.WithCancelCause(e.handling)
+	e.spawn(func() { e.run(ctx, it, stale) })
 }
 
 // run takes a message through its handler, beside the loop.
-func (e *Engine) run(it *item, stale bool) {
-	ctx := e.handling
+func (e *Engine) run(ctx context.Context, it *item, stale bool) {
+	defer it.stop(nil)
 	var held *lease
 	if it.mustClaim || stale {
 		claim := it.claimFor(it.token)
 		rec, err := e.mayRun(it, &claim)
-		if err != nil {
+		switch {
+		case err != nil:
 			e.do(func() { e.notClaimed(it, rec, err) })
+			return
+		case rec.Deaths >= maxDeaths:
+			e.do(func() { e.poisoned(it, claim, rec.Deaths) })
 			return
 		}
 		e.do(func() {
+			it.deaths = rec.Deaths
 			if it.mustClaim {
 				it.token = claim.Mark.Token
 			}
 			e.tell(it, Processing, time.Time{})
 		})
 		if it.mustClaim {
-			held = e.keep(claim)
+			held = e.keep(ctx, claim)
 			ctx = held.attempt
 		}
 	}
 	began := time.Now()
-	timed := handlers.Timeout(it.typ.Timeout, e.cfg.Handler)
+	timed := handlers.Timeout(it.typ.Timeout, e.handlerFor(it))
 	followOns, err := handlers.Run(ctx, timed, it.attempt(), func(p handlers.Progress) {
 		e.do(func() { e.progressed(it, p) })
 	})
@@ -293,7 +311,7 @@ func (e *Engine) run(it *item, stale bool) {
 	took := time.Since(began)
 	d := classify(attempted{
 		err: err, ended: it.attempts, rounds: it.rounds, crashes: it.crashes, age: began.Sub(it.seenAt),
-		stopping: e.handling.Err() != nil, jitter: rand.Float64(),
+		stopping: e.handling.Err() != nil, cancelled: errors.Is(context.Cause(ctx), errCancelled), jitter: rand.Float64(),
 	}, it.typ)
 	e.do(func() {
 		it.held = held
@@ -305,13 +323,17 @@ func (e *Engine) run(it *item, stale bool) {
 // that is done; what waits here for the next attempt renews it then.
 func (e *Engine) ran(it *item, d decision, emitted []handlers.FollowOn, took time.Duration) {
 	e.freeSlot(it)
+	it.ran = took
 	now := time.Now()
 	if d.counted {
 		it.attempts++
 	}
 	e.observe(it.event(Event{Kind: EventRan, Run: took, Outcome: d.outcome, Reason: d.fault.reason, Detail: handlers.OneLine(d.fault.detail, MaxDetailBytes), Attempt: it.attempts}))
-	if d.outcome == OutcomeCrashed {
+	if d.crash {
 		it.crashes++
+	}
+	if d.action != actHandBack && d.outcome != OutcomeNotStarted {
+		it.suspect, it.deaths = false, 0 // we live
 	}
 	if d.fault.detail != "" && it.firstFailed.IsZero() {
 		it.firstFailed = now
@@ -383,15 +405,15 @@ var errClaimLost = errors.New("the claim is lost")
 
 // lease is a claim that is being renewed. A nil one is none, and ends at once.
 type lease struct {
-	attempt context.Context    // ends with e.handling, or with errClaimLost
+	attempt context.Context    // ends with that of the run, or with errClaimLost
 	stop    context.CancelFunc // of the renewal
 	stopped chan struct{}      // closed when nothing more is written
 }
 
 // keep renews a claim until the lease is ended. When it is lost, or can no longer
 // be renewed, the attempt is stopped: then somebody else may run the message.
-func (e *Engine) keep(c Claim) *lease {
-	attempt, lose := context.WithCancelCause(e.handling)
+func (e *Engine) keep(ctx context.Context, c Claim) *lease {
+	attempt, lose := context.WithCancelCause(ctx)
 	renewing, stop := context.WithCancel(e.storing)
 	l := &lease{attempt, stop, make(chan struct{})}
 	e.spawn(func() {
@@ -419,15 +441,19 @@ func (l *lease) end() {
 // renew returns nil when ctx ends, and otherwise why the claim is lost. It gives
 // up in time for the attempt to be stopped before anybody else may begin one.
 func (e *Engine) renew(ctx context.Context, c Claim) error {
-	for lease := c.Mark.Until.Sub(c.Now); ; {
+	for began, lease := c.Now, c.Mark.Until.Sub(c.Now); ; {
 		select {
 		case <-time.After(lease / 4):
 		case <-ctx.Done():
 			return nil
 		}
 		next, longer := c, min(2*lease, claimLease)
+		if c.Mark.Alone {
+			longer = min(longer, aloneLease)
+		}
 		next.Now = time.Now()
 		next.Mark.Until = next.Now.Add(longer)
+		next.Mark.Alone = c.Mark.Alone && next.Now.Add(longer/4).Sub(began) < aloneFor
 		renewing, cancel := context.WithDeadline(ctx, c.Mark.Until.Add(-lease/4))
 		_, err := e.cfg.Records.Claim(renewing, next)
 		over := renewing.Err() != nil
@@ -493,6 +519,9 @@ func (e *Engine) settled(it *item, p plan, rec Record, err error) {
 	case p.handBack || err != nil && !errors.Is(err, ErrGuarded):
 		e.forget(it) // un-acked: the broker delivers it again
 		e.observe(it.event(Event{Kind: EventSettled, Outcome: OutcomeHandedBack, Err: err}))
+		return
+	case err != nil && !rec.of(it.msg.typ, it.msg.digest):
+		e.settleAlone(it, conflict(it, rec.Type))
 		return
 	case err != nil:
 		e.ackOnly(it, OutcomeDuplicate) // somebody else finished it

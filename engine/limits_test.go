@@ -214,3 +214,51 @@ func TestATypesLevelsAreBounds(t *testing.T) {
 		}
 	})
 }
+
+// Of two engines one had all the messages in its window, and the other nothing to do.
+func TestWhatHasNoSlotGoesToAnEngineThatHas(t *testing.T) {
+	g := newGauge(10 * time.Second)
+	run(t, g.handle, func(r *rig) {
+		other := r.beside(func(c *engine.Config) { c.Slots = 2 })
+		r.after(3 * time.Second) // both know of each other
+		for i := range 20 {
+			r.send("m"+strconv.Itoa(i), "a", engine.HeaderPriority, "6")
+		}
+		r.after(4 * time.Second)
+		if n := len(r.broker.Published()); n != 0 {
+			t.Errorf("%d copies were sent within 4 s", n)
+		}
+		r.after(4 * time.Second)
+		handed := r.broker.Published()
+		if len(handed) != 16 { // 2 run, 2 are next
+			t.Fatalf("%d were handed on, want 16", len(handed))
+		}
+		rec := r.wantState("m19", engine.Queued)
+		if rec.Hop != 1 || rec.Attempts != 0 || !rec.Due.IsZero() {
+			t.Errorf("the record of one is %+v; want it queued, at hop 1, without an attempt", rec)
+		}
+		if got, want := handed[0].Headers[engine.HeaderQueuedAt], handed[15].Headers[engine.HeaderQueuedAt]; got != want || got == "" {
+			t.Errorf("they are queued at %q and %q; want the time when they were sent", got, want)
+		}
+		other.close()
+		r.after(5 * time.Minute)
+		if g.count("a") != 20 {
+			t.Errorf("%d ran in the end, want 20", g.count("a"))
+		}
+		r.wantEmpty()
+	}, func(c *engine.Config) { c.Slots = 2 })
+}
+
+func TestOneEngineKeepsWhatHasNoSlot(t *testing.T) {
+	g := newGauge(10 * time.Second)
+	run(t, g.handle, func(r *rig) {
+		for i := range 20 {
+			r.send("m"+strconv.Itoa(i), "a")
+		}
+		r.after(time.Minute)
+		if n := len(r.broker.Published()); n != 0 {
+			t.Errorf("%d copies were sent, and there is nobody else", n)
+		}
+		r.after(time.Minute)
+	}, func(c *engine.Config) { c.Slots = 2 })
+}

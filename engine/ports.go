@@ -204,6 +204,22 @@ type Versioned interface {
 	Version(plugin string) string
 }
 
+// Holder is a Handler that has the messages of some types wait.
+type Holder interface {
+	// Holds says whether messages of the type are to wait outside the engine now,
+	// because its plugin does not serve it yet, or crashes too often; and if so,
+	// whether one message of the plugin may run, to find out. It does not block and
+	// may be called concurrently.
+	Holds(typ string) (hold, probe bool)
+}
+
+// Prober is a Handler that has a process apart for messages under suspicion.
+type Prober interface {
+	// HandleAlone is HandleMessage in a process of the message's plugin that has no
+	// other message. Its crashes are not the plugin's. One message of a plugin at a time.
+	HandleAlone(ctx context.Context, m *handlers.Message) error
+}
+
 // ErrPluginLost says that a plugin's process ended, or could not be reached,
 // while it had the message. It is nobody's attempt.
 var ErrPluginLost = errors.New("the plugin process was lost")
@@ -211,6 +227,15 @@ var ErrPluginLost = errors.New("the plugin process was lost")
 // ErrPluginAway is the ErrPluginLost of a message that no process had: nothing
 // was started.
 var ErrPluginAway = fmt.Errorf("%w before it had the message", ErrPluginLost)
+
+// Control is how engines tell each other what only one of them has seen.
+type Control interface {
+	// Tell tells all engines that listen now, and returns when the broker has it.
+	Tell(ctx context.Context, n Nudge) error
+	// Nudges gives what others tell, and what was told here. What is not taken in time
+	// is lost, the oldest first.
+	Nudges() <-chan Nudge
+}
 
 // Observer is told of each step for metrics, logs and displays. Observe never blocks.
 type Observer interface {

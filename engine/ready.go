@@ -1,10 +1,27 @@
 package engine
 
-import "container/heap"
+import (
+	"container/heap"
+	"slices"
+	"time"
+)
 
 // kind is what decides together whether messages may run: their type, whose
-// limits count, and the plugin that serves it, whose credit does.
-type kind struct{ typ, plugin string }
+// limits count, the plugin that serves it, whose credit does, and beside which others.
+type kind struct {
+	typ, plugin string
+	company     company
+}
+
+// company is beside which others a message may run.
+type company int
+
+const (
+	anybody      company = iota
+	probing              // any: its plugin is tried with it
+	ownProcess           // any, but in a plugin process of its own: it is suspected of crashing plugins
+	nobodyBeside         // none in this engine: it is suspected of ending engines
+)
 
 // readyQueue holds the messages that may run, by level and kind; within one
 // level and kind, by arrival. The loop owns it.
@@ -77,6 +94,21 @@ func (q *readyQueue) take(f *fifo) *item {
 	return it
 }
 
+// takeIf takes all that is of such kinds.
+func (q *readyQueue) takeIf(is func(kind) bool) []*item {
+	var taken []*item
+	for level := range q.levels {
+		for k, f := range q.levels[level] {
+			if len(f.items) > 0 && is(k) {
+				taken = append(taken, f.items...)
+				q.counts[level] -= len(f.items)
+				f.items = nil
+			}
+		}
+	}
+	return taken
+}
+
 // overfull takes what each kind that does not stay has in the queue of a level
 // beyond keep: the newest, which would stand longest.
 func (q *readyQueue) overfull(level, keep int, stays func(kind) bool) []*item {
@@ -89,6 +121,24 @@ func (q *readyQueue) overfull(level, keep int, stays func(kind) bool) []*item {
 	}
 	q.counts[level] -= len(over)
 	return over
+}
+
+// stale takes what each kind has had in the queue of a level since before then, beyond
+// the first keep.
+func (q *readyQueue) stale(level, keep int, then time.Time) []*item {
+	var taken []*item
+	for k, f := range q.levels[level] {
+		end := slices.IndexFunc(f.items, func(it *item) bool { return !it.readyAt.Before(then) })
+		if end < 0 {
+			end = len(f.items)
+		}
+		if k.company == anybody && end > keep {
+			taken = append(taken, f.items[keep:end]...)
+			f.items = slices.Concat(f.items[:keep], f.items[end:])
+		}
+	}
+	q.counts[level] -= len(taken)
+	return taken
 }
 
 // waitHeap orders items by when they go on.

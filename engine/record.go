@@ -58,13 +58,17 @@ type Record struct {
 	// many rounds there were before.
 	Attempts     int
 	Redeliveries int
-	Claim        ClaimMark
-	Claims       int    // claims made in all, less those that a drain took back
-	Token        string // of the last write that landed
-	Reason       string // a reason code, when dead
-	Watchers     []Watcher
-	UpdatedAt    time.Time
-	ExpiresAt    time.Time // when the store may forget it; set in final states only
+	// Crashes is how often a plugin process ended with it in hand, Deaths how many
+	// engines died while it ran alone in them, one after the other.
+	Crashes   int
+	Deaths    int
+	Claim     ClaimMark
+	Claims    int    // claims made in all, less those that a drain took back
+	Token     string // of the last write that landed
+	Reason    string // a reason code, when dead
+	Watchers  []Watcher
+	UpdatedAt time.Time
+	ExpiresAt time.Time // when the store may forget it; set in final states only
 }
 
 // ClaimMark is who has the message in hand.
@@ -72,6 +76,7 @@ type ClaimMark struct {
 	Token    string
 	BrokerID string    // of the delivery
 	Until    time.Time // it is void after
+	Alone    bool      // nothing else runs in the engine
 }
 
 // Live says whether the claim still holds.
@@ -79,8 +84,8 @@ func (m ClaimMark) Live(now time.Time) bool { return m.Token != "" && now.Before
 
 // Watcher is one connection that is told of one message.
 type Watcher struct {
-	Connection string
-	Until      time.Time // it is dropped after
+	Connection string    `json:"connection"`
+	Until      time.Time `json:"until"` // it is dropped after
 }
 
 // MaxWatchers is how many connections may watch one message.
@@ -125,9 +130,9 @@ type Change struct {
 	// a time that an operator has set and that is still to come.
 	Due   time.Time
 	DueBy DueBy
-	// Attempts and Redeliveries replace the record's.
-	Attempts, Redeliveries int
-	Reason                 string
+	// These replace the record's.
+	Attempts, Redeliveries, Crashes, Deaths int
+	Reason                                  string
 	// Bucket parks the message; "" takes it out of the due index.
 	Bucket string
 	// TakeBack is the token of a claim to undo, with its count: a drain gives the

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -21,6 +22,10 @@ const (
 	// look, and releaseAtOnce how many of them are on their way at once.
 	releaseBatch  = 500
 	releaseAtOnce = 64
+	// heldEvery is how often is looked whether anything is still parked of types that
+	// are not held, and heldRate how many of it are released a second.
+	heldEvery = 2 * time.Second
+	heldRate  = 500
 	// LeaseFor is how long an engine counts as there, and leaseEvery how often it
 	// says that it is: the buckets of a dead one are taken over within both.
 	LeaseFor   = 7 * time.Second
@@ -34,11 +39,15 @@ type releaser struct {
 	broker  Broker
 	bodies  Bodies
 	index   DueIndex
+	free    *atomic.Pointer[map[string]int] // how many of each type that was held may start
+	engines *atomic.Int64                   // that are there
 	log     zerolog.Logger
 	observe func(Event)
 
 	held    []string
 	leaseAt time.Time // when to say again that we are here
+	heldAt  time.Time // when to look again at what was held
+	freed   []string  // of the types that may start, those of which some is still parked
 	failing bool      // the last look failed, and was logged
 }
 
@@ -78,8 +87,40 @@ func (r *releaser) look(ctx context.Context) error {
 	}
 	var errs []error
 	for _, bucket := range r.held {
-		errs = append(errs, r.releaseIn(ctx, bucket))
+		_, err := r.releaseIn(ctx, bucket, releaseBatch)
+		errs = append(errs, err)
 	}
+	return errors.Join(append(errs, r.releaseFreed(ctx, time.Now()))...)
+}
+
+// releaseFreed releases what was held of types that are held no more: as many a
+// second as heldRate in all, so that what comes meanwhile is not put off; of one that
+// is held by its plugin, but to be tried, a single one at a look.
+func (r *releaser) releaseFreed(ctx context.Context, now time.Time) error {
+	free := r.free.Load()
+	if free == nil {
+		return nil
+	}
+	if !now.Before(r.heldAt) {
+		r.heldAt, r.freed = now.Add(heldEvery), nil
+		for typ := range *free {
+			if slices.Contains(r.held, BucketOf(typ)) {
+				r.freed = append(r.freed, typ)
+			}
+		}
+	}
+	budget := int(heldRate * releaseEvery / time.Second)
+	var errs []error
+	r.freed = slices.DeleteFunc(r.freed, func(typ string) bool {
+		most, still := (*free)[typ]
+		if budget <= 0 || !still {
+			return !still
+		}
+		n, err := r.releaseIn(ctx, HeldBucket(typ), min(budget, most))
+		budget -= n
+		errs = append(errs, err)
+		return err == nil && (n == 0 || most == 1)
+	})
 	return errors.Join(errs...)
 }
 
@@ -97,18 +138,19 @@ func (r *releaser) lease(ctx context.Context, now time.Time) error {
 	}
 	if err == nil {
 		r.held, r.leaseAt = leases.Of(r.owner), now.Add(leaseEvery)
+		r.engines.Store(int64(len(leases.Owners)))
 	}
 	return err
 }
 
-// releaseIn releases what is due in a bucket, urgent messages first. One that
-// cannot be released keeps no other.
-func (r *releaser) releaseIn(ctx context.Context, bucket string) error {
+// releaseIn releases what is due in a bucket, at most so many, urgent messages
+// first, and tells how many there were. One that cannot be released keeps no other.
+func (r *releaser) releaseIn(ctx context.Context, bucket string, most int) (found int, err error) {
 	asking, cancel := context.WithTimeout(ctx, storeTimeout)
-	due, err := r.index.DueIn(asking, bucket, releaseBatch)
+	due, err := r.index.DueIn(asking, bucket, most)
 	cancel()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	slices.SortStableFunc(due, func(a, b Record) int { return cmp.Compare(b.Priority, a.Priority) })
 	var g errgroup.Group
@@ -116,7 +158,7 @@ func (r *releaser) releaseIn(ctx context.Context, bucket string) error {
 	for _, rec := range due {
 		g.Go(func() error { return r.release(ctx, rec) })
 	}
-	return g.Wait()
+	return len(due), g.Wait()
 }
 
 // release sends one parked message: the copy first, then the record, the body last.
@@ -130,14 +172,18 @@ func (r *releaser) release(ctx context.Context, rec Record) error {
 	if err != nil {
 		return err
 	}
-	parked.Headers[HeaderQueuedAt] = millisText(rec.Due)
+	waitsSince := rec.Due
+	if rec.Held() {
+		waitsSince = time.Now()
+	}
+	parked.Headers[HeaderQueuedAt] = millisText(waitsSince)
 	if err := r.broker.Publish(ctx, Outgoing{Queue: r.queue, Headers: parked.Headers, Body: parked.Body}); err != nil {
 		return err
 	}
 	_, err = r.index.Unpark(ctx, Unpark{ID: rec.ID, Hop: rec.Hop, Now: time.Now()})
 	switch {
 	case err == nil:
-		r.observe(Event{Kind: EventReleased, ID: rec.ID, Type: rec.Type, Level: rec.Priority, Hop: rec.Hop, Wait: time.Since(rec.Due)})
+		r.observe(Event{Kind: EventReleased, ID: rec.ID, Type: rec.Type, Level: rec.Priority, Hop: rec.Hop, Wait: time.Since(waitsSince)})
 	case !errors.Is(err, ErrGuarded): // else it has gone on already
 		return err
 	}

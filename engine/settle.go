@@ -35,7 +35,7 @@ func (e *Engine) plan(it *item, d decision, copies []Outgoing, now time.Time) pl
 	p := plan{copies: copies, outcome: d.outcome, detail: d.fault.detail, followOns: len(copies)}
 	p.change = Change{
 		ID: m.id, Type: m.typ, Digest: m.digest, Priority: m.priority, Hop: m.hop, NextHop: m.hop,
-		Token: e.token(), Attempts: it.attempts, Redeliveries: it.rounds, Now: now,
+		Token: e.token(), Attempts: it.attempts, Redeliveries: it.rounds, Crashes: it.crashes, Deaths: it.deaths, Now: now,
 	}
 	switch d.action {
 	case actDone:
@@ -51,13 +51,21 @@ func (e *Engine) plan(it *item, d decision, copies []Outgoing, now time.Time) pl
 		p.until = toMillis(now.Add(d.wait))
 		p.change.State, p.change.NextHop = Delayed, m.hop+1
 		switch d.outcome {
-		case OutcomeDelayed:
+		case OutcomeDelayed, OutcomeHeld:
+		case OutcomeHandedOn:
+			p.change.State, p.until = Queued, time.Time{}
 		case OutcomeLimited:
 			p.change.Due, p.change.DueBy = p.until, ByLimit
 		default:
 			p.change.State, p.change.Due, p.change.DueBy = Retrying, p.until, ByRetry
 		}
 		e.planWait(&p, m, d.wait, now)
+		if d.outcome == OutcomeHandedOn {
+			p.copies[0].Headers[HeaderQueuedAt] = millisText(m.queuedAt) // it has waited since then
+		}
+		if p.parked != nil && d.outcome == OutcomeHeld {
+			p.change.Bucket, p.until = HeldBucket(m.typ), time.Time{}
+		}
 	case actHandBack:
 		p.handBack, p.followOns = true, 0
 		if it.token != "" {
@@ -225,6 +233,7 @@ func (e *Engine) leaves(it *item, by int) {
 // forget takes an item out of the table and looks at its twins anew.
 func (e *Engine) forget(it *item) {
 	it.gone = true
+	e.wasTried(it)
 	if e.hand[it.key()] == it {
 		delete(e.hand, it.key())
 	}
@@ -294,6 +303,9 @@ func (e *Engine) observe(ev Event) {
 func (it *item) event(ev Event) Event {
 	ev.ID, ev.Type, ev.Plugin = it.msg.id, it.msg.typ, it.plugin
 	ev.Level, ev.Lane, ev.Hop, ev.Of = it.level, it.delivery.Lane, it.msg.hop, it.typ.Attempts
+	if ev.Kind == EventSettled {
+		ev.Wait, ev.Run, ev.Trace = it.waited, it.ran, it.msg.headers[headerTrace]
+	}
 	if ev.Attempt == 0 {
 		ev.Attempt = it.attempts
 		if ev.Kind == EventStarted {

@@ -20,6 +20,7 @@ type Memory struct {
 	records map[string]engine.Record  // guarded by mu
 	bodies  map[bodyKey]engine.Parked // guarded by mu
 	leases  engine.Leases             // guarded by mu
+	holds   engine.Holds              // guarded by mu
 	letters map[string]letter         // by key; guarded by mu
 	closed  bool                      // guarded by mu
 }

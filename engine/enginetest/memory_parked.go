@@ -97,6 +97,26 @@ func (m *Memory) SetLeases(ctx context.Context, l engine.Leases) error {
 	})
 }
 
+// Holds reads which types are held.
+func (m *Memory) Holds(ctx context.Context) (h engine.Holds, err error) {
+	err = m.locked(ctx, func(time.Time) error {
+		h = engine.Holds{Version: m.holds.Version, Types: maps.Clone(m.holds.Types)}
+		return nil
+	})
+	return h, err
+}
+
+// SetHolds replaces the holds if nobody else did.
+func (m *Memory) SetHolds(ctx context.Context, h engine.Holds) error {
+	return m.locked(ctx, func(time.Time) error {
+		if h.Version != m.holds.Version {
+			return engine.ErrGuarded
+		}
+		m.holds = engine.Holds{Version: h.Version + 1, Types: maps.Clone(h.Types)}
+		return nil
+	})
+}
+
 func cloneParked(p engine.Parked) engine.Parked {
 	return engine.Parked{Headers: maps.Clone(p.Headers), Body: slices.Clone(p.Body)}
 }

@@ -27,10 +27,12 @@ type RecordsUnderTest interface {
 type parking interface {
 	engine.Bodies
 	engine.DueIndex
+	engine.HoldStore
 }
 
 // RunRecords holds a record table to the contract of engine.Records,
-// engine.Table, engine.Schedule, engine.Bodies and engine.DueIndex. open gives an
+// engine.Table, engine.Schedule, engine.Bodies, engine.DueIndex and
+// engine.HoldStore. open gives an
 // empty table, or fails the test; the suite closes it. Look-ups and listings may lag behind a write for some seconds.
 //
 // Beyond the words of the ports it asks of every table:
@@ -47,7 +49,7 @@ func RunRecords(t *testing.T, open func(t *testing.T) RecordsUnderTest) {
 	groups := map[string]map[string]func(*recordsRig){
 		"Read": readCases(), "Gate": gateCases(), "Claim": claimCases(), "ClaimGuard": claimGuardCases(),
 		"Write": writeCases(), "WriteGuard": writeGuardCases(), "Expiry": expiryCases(), "SetDue": setDueCases(), "Waiting": waitingCases(), "Watch": watchCases(), "Race": raceCases(),
-		"Cancel": cancelCases(), "Body": bodyCases(), "Park": parkCases(), "Lease": leaseCases(),
+		"Cancel": cancelCases(), "Body": bodyCases(), "Park": parkCases(), "Lease": leaseCases(), "Hold": holdCases(),
 	}
 	for _, group := range slices.Sorted(maps.Keys(groups)) {
 		t.Run(group, func(t *testing.T) {

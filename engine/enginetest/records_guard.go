@@ -52,10 +52,33 @@ func claimCases() map[string]func(*recordsRig) {
 				c.Errorf("the hop is %d; want 4", rec.Hop)
 			}
 		},
+		"OverOneThatNobodyEndedAloneIsADeath": func(c *recordsRig) {
+			for i, token := range []string{"one-1", "one-2", "two-1", "three-1"} {
+				claim := c.aClaim(0, token)
+				claim.Now = c.now.Add(time.Duration(i) * time.Hour)
+				claim.Mark.Until, claim.Mark.Alone = claim.Now.Add(time.Minute), true
+				if rec, want := c.claim(claim), max(i-1, 0); rec.Deaths != want || !rec.Claim.Alone || rec.Claims != i+1 {
+					c.Errorf("claim %d: %+v; want %d deaths: an engine that comes back to its own claim has not died", i, rec, want)
+				}
+			}
+			back := c.aChange(0, engine.Queued)
+			back.TakeBack, back.Deaths, back.Crashes = "three-1", 2, 1
+			if rec := c.write(back); rec.Deaths != 2 || rec.Crashes != 1 || rec.Claim.Alone {
+				c.Errorf("given back: %+v; want 2 deaths and 1 crash, and no claim", rec)
+			}
+			again := c.aClaim(0, "four-1")
+			again.Now, again.Mark.Until = c.now.Add(5*time.Hour), c.now.Add(6*time.Hour)
+			if rec := c.claim(again); rec.Deaths != 2 || rec.Crashes != 1 {
+				c.Errorf("claimed after it was given back: %+v; want no further death", rec)
+			}
+			if rec := c.write(c.dead(0, 1)); rec.Deaths != 0 || rec.Crashes != 0 {
+				c.Errorf("written: %+v; want the counts replaced", rec)
+			}
+		},
 		"KeepsWhatTheFirstSightSaid": func(c *recordsRig) {
 			c.gate(c.aGate(c.now))
 			claim := c.aClaim(0, "a")
-			claim.Type, claim.Digest, claim.Priority = "other", "other", 0
+			claim.Priority = 0
 			if rec := c.claim(claim); rec.Type != "order.placed" || rec.Digest != "abc" || rec.Priority != 6 {
 				c.Errorf("claimed: %s, %s, %d; want order.placed, abc, 6", rec.Type, rec.Digest, rec.Priority)
 			}
@@ -105,6 +128,17 @@ func claimGuardCases() map[string]func(*recordsRig) {
 				c.Errorf("claimed: hop %d, %s; want 2, processing", rec.Hop, rec.State)
 			}
 		},
+		"OfAnotherMessageIsRefused": func(c *recordsRig) {
+			c.gate(c.aGate(c.now))
+			other := c.aClaim(3, "a")
+			other.Digest = "other"
+			c.refusesClaim(other)
+			other = c.aClaim(3, "a")
+			other.Type = "other"
+			if rec := c.refusesClaim(other); rec.Type != "order.placed" || rec.Digest != "abc" || rec.Claims != 0 {
+				c.Errorf("the answer is %+v; want the record as it was", rec)
+			}
+		},
 		"OfAFinishedMessageIsRefused": func(c *recordsRig) { c.finishedStaysShut(c.refusesClaimOf) },
 		"OfARedrivenMessageOpensIt": func(c *recordsRig) {
 			c.write(c.dead(2, 3))
@@ -136,7 +170,7 @@ func writeCases() map[string]func(*recordsRig) {
 		"KeepsWhatTheFirstSightSaid": func(c *recordsRig) {
 			c.claim(c.aClaim(0, "a"))
 			change := c.aChange(0, engine.Retrying)
-			change.Type, change.Digest, change.Priority = "other", "other", 0
+			change.Digest, change.Priority = "", 0
 			if rec := c.write(change); rec.Type != "order.placed" || rec.Digest != "abc" || rec.Priority != 6 {
 				c.Errorf("written: %s, %s, %d; want order.placed, abc, 6", rec.Type, rec.Digest, rec.Priority)
 			}
@@ -220,6 +254,17 @@ func writeGuardCases() map[string]func(*recordsRig) {
 			c.write(moved)
 			if rec := c.refusesWrite(moved); rec.Token != "mine too" {
 				c.Errorf("the token is %q; want mine too", rec.Token)
+			}
+		},
+		"OfAnotherMessageIsRefused": func(c *recordsRig) {
+			c.claim(c.aClaim(0, "a"))
+			other := c.aChange(3, engine.Done)
+			other.Digest = "other"
+			c.refusesWrite(other)
+			other = c.aChange(3, engine.Done)
+			other.Type = "other"
+			if rec := c.refusesWrite(other); rec.State != engine.Processing || rec.Claim.Token != "a" {
+				c.Errorf("the answer is %+v; want the record as it was", rec)
 			}
 		},
 		"OfAFinishedMessageIsRefused": func(c *recordsRig) { c.finishedStaysShut(c.refusesWriteOf) },

@@ -69,7 +69,9 @@ func (m *recordsModel) time(t *rapid.T, name string) time.Time {
 
 func digest(t *rapid.T) string { return rapid.SampledFrom([]string{"abc", "def"}).Draw(t, "digest") }
 
-func token(t *rapid.T) string { return rapid.SampledFrom([]string{"t1", "t2", "t3"}).Draw(t, "token") }
+func token(t *rapid.T) string {
+	return rapid.SampledFrom([]string{"one-1", "one-2", "two-1"}).Draw(t, "token")
+}
 
 func hop(t *rapid.T) int { return rapid.IntRange(0, 6).Draw(t, "hop") }
 
@@ -84,7 +86,7 @@ func (m *recordsModel) gate(t *rapid.T) {
 func (m *recordsModel) claim(t *rapid.T) {
 	c := engine.Claim{
 		ID: m.id(t), Type: "a.type", Digest: digest(t), Priority: 4, Hop: hop(t), Now: m.time(t, "now"),
-		Mark: engine.ClaimMark{Token: token(t), BrokerID: "d1", Until: m.time(t, "until")},
+		Mark: engine.ClaimMark{Token: token(t), BrokerID: "d1", Until: m.time(t, "until"), Alone: rapid.Bool().Draw(t, "alone")},
 	}
 	m.both(t, "Claim", func(ctx context.Context, r RecordsUnderTest) (engine.Record, error) { return r.Claim(ctx, c) })
 }
@@ -97,6 +99,7 @@ func (m *recordsModel) write(t *rapid.T) {
 			engine.Done, engine.Dead, engine.Dead, engine.Cancelled,
 		}).Draw(t, "state"),
 		Attempts: rapid.IntRange(0, 3).Draw(t, "attempts"), Redeliveries: rapid.IntRange(0, 3).Draw(t, "redeliveries"),
+		Crashes: rapid.IntRange(0, 3).Draw(t, "crashes"), Deaths: rapid.IntRange(0, 3).Draw(t, "deaths"),
 		TakeBack: rapid.SampledFrom([]string{"", "", "", token(t)}).Draw(t, "take back"),
 	}
 	c.NextHop = c.Hop + rapid.IntRange(0, 1).Draw(t, "step")

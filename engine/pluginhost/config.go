@@ -101,6 +101,18 @@ func (p Plugin) withDefaults() Plugin {
 	return p
 }
 
+// typesOf are the types that are routed to a plugin, in order.
+func (c Config) typesOf(plugin string) []string {
+	types := []string{}
+	for typ, of := range c.Types {
+		if of == plugin {
+			types = append(types, typ)
+		}
+	}
+	slices.Sort(types)
+	return types
+}
+
 // withDefaults returns a copy that shares nothing with c.
 func (c Config) withDefaults() Config {
 	if c.RuntimeDir == "" {

@@ -56,6 +56,7 @@ type host struct {
 	stop context.CancelFunc
 	done chan error // Run's
 	dir  string     // the runtime folder
+	cfg  pluginhost.Config
 }
 
 func launch(t testing.TB, s settings) *host {
@@ -79,9 +80,10 @@ func launch(t testing.TB, s settings) *host {
 		types[typ] = "test"
 	}
 	h := &host{t: t, log: &output{}, done: make(chan error, 1), dir: dir}
-	h.Host, err = pluginhost.New(pluginhost.Config{
+	h.cfg = pluginhost.Config{
 		Plugins: map[string]pluginhost.Plugin{"test": p}, Types: types, RuntimeDir: dir, Drain: s.drain, Log: zerolog.New(h.log),
-	})
+	}
+	h.Host, err = pluginhost.New(h.cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

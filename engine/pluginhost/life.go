@@ -169,16 +169,25 @@ func (v *supervisor) connect(l *life) error {
 
 // checkTypes finds the types that are routed to the plugin and not served by it.
 func (v *supervisor) checkTypes(served []string) error {
+	served = slices.Sorted(slices.Values(served))
+	v.mu.Lock()
+	v.served = served
+	v.mu.Unlock()
+	return unserved(v.routed(), served)
+}
+
+// unserved is an error if some of the routed types are not among the served. A nil
+// served is not known yet.
+func unserved(routed, served []string) error {
 	var missing []string
-	for _, typ := range v.types {
-		if !slices.Contains(served, typ) {
+	for _, typ := range routed {
+		if served != nil && !slices.Contains(served, typ) {
 			missing = append(missing, typ)
 		}
 	}
 	if len(missing) == 0 {
 		return nil
 	}
-	slices.Sort(served)
 	return fmt.Errorf("it does not handle %s, which the configuration routes to it; it handles: %s", listed(missing), listed(served))
 }
 

@@ -288,10 +288,21 @@ func closeOnce(c chan struct{}) {
 	}
 }
 
-// stop lets the messages that were sent finish, for at most within; then it
-// cancels them and gives them the grace. Those that were not sent are given back.
-func (s *session) stop(within time.Duration) {
+// finish lets the messages that were sent finish, and returns when they have, or
+// ctx ends. Those that were not sent are given back.
+func (s *session) finish(ctx context.Context) {
+	s.refuse()
+	select {
+	case <-s.idle:
+	case <-s.broken:
+	case <-ctx.Done():
+	}
+}
+
+// refuse takes no more messages, and gives back those that were not sent.
+func (s *session) refuse() {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.closed, s.drain = true, true
 	for _, c := range s.queue {
 		c.outcome <- nil
@@ -299,8 +310,12 @@ func (s *session) stop(within time.Duration) {
 	s.queue = nil
 	s.account()
 	s.stir()
-	s.mu.Unlock()
+}
 
+// stop lets the messages that were sent finish, for at most within; then it
+// cancels them and gives them the grace. Those that were not sent are given back.
+func (s *session) stop(within time.Duration) {
+	s.refuse()
 	if s.idleWithin(within) {
 		return
 	}

@@ -36,7 +36,6 @@ var errExited = errors.New("it ended")
 type supervisor struct {
 	name       string
 	plugin     Plugin
-	types      []string // that are routed to it, in order
 	drain      time.Duration
 	runtimeDir string
 	version    string // of the host
@@ -50,8 +49,34 @@ type supervisor struct {
 	session  atomic.Pointer[session] // nil: none takes messages
 	wasReady chan struct{}           // closed when it has once been ready
 
-	mu     sync.Mutex // guards status, whose InFlight is not kept
-	status PluginStatus
+	quarantined atomic.Bool // as bad says
+
+	mu     sync.Mutex   // guards the rest
+	status PluginStatus // but for what is worked out when it is looked at
+	bad    quarantine
+	served []string // types that the latest process said it handles, in order; nil: none has said so
+}
+
+// route has the types that are routed to the plugin be these.
+func (v *supervisor) route(types []string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.status.Types = types
+}
+
+// routed are the types that are routed to it, in order; not to be changed.
+func (v *supervisor) routed() []string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.status.Types
+}
+
+// handled are the types that its latest process said it handles; nil: none has
+// said so.
+func (v *supervisor) handled() []string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.served
 }
 
 // run keeps the plugin up until ctx ends, and returns when its process has ended.
@@ -67,6 +92,9 @@ func (v *supervisor) run(ctx context.Context) {
 		}
 		if healthy >= healthyAfter {
 			failures = 0
+		}
+		if healthy > 0 {
+			v.crashed()
 		}
 		wait := backoff(failures, rand.Float64())
 		why := handlers.OneLine(err.Error(), maxError)
@@ -155,6 +183,12 @@ func (v *supervisor) enter(state State, change func(*PluginStatus)) {
 func (v *supervisor) look() PluginStatus {
 	v.mu.Lock()
 	status := v.status
+	for _, at := range v.bad.crashes {
+		if time.Since(at) <= quarantineWithin {
+			status.Crashes++
+		}
+	}
+	status.Quarantined = v.bad.since
 	v.mu.Unlock()
 	status.Types = slices.Clone(status.Types)
 	if s := v.session.Load(); s != nil {

@@ -48,6 +48,7 @@ type Broker struct {
 	end     context.CancelFunc
 	changed chan struct{} // signalled when Receive has something to look at
 	renewal chan struct{} // signalled when the session is to be begun anew
+	nudges  *nudges
 
 	mu         sync.Mutex // guards the rest
 	current    *consumer  // nil: no session now
@@ -57,7 +58,10 @@ type Broker struct {
 	deliveries []engine.Delivery
 }
 
-var _ engine.Broker = (*Broker)(nil)
+var (
+	_ engine.Broker  = (*Broker)(nil)
+	_ engine.Control = (*Broker)(nil)
+)
 
 // New makes a Broker of a config, or reports all that is wrong with it. It
 // connects to nothing yet.
@@ -71,7 +75,7 @@ func New(config Config) (*Broker, error) {
 	return &Broker{
 		config: config, dialer: dialer, pool: newPool(config.Publishers, dialer.dial),
 		feeds: func() []*feed { return laneFeeds(config.Queue, config.Window) },
-		life:  life, end: end, changed: make(chan struct{}, 1), renewal: make(chan struct{}, 1),
+		life:  life, end: end, changed: make(chan struct{}, 1), renewal: make(chan struct{}, 1), nudges: newNudges(),
 	}, nil
 }
 
@@ -166,7 +170,7 @@ func (b *Broker) begin(life context.Context, s *session.Session) *consumer {
 	c := &consumer{
 		Session: s, epoch: b.epochs, queue: b.config.Queue, timeout: b.config.ReceiptTimeout,
 		feeds: b.feeds(), byID: map[string]*feed{}, byLane: map[int]*feed{},
-		publish: b.pool.request, life: life,
+		publish: b.pool.request, nudges: b.nudges, life: life,
 	}
 	for _, f := range c.feeds {
 		c.byID[f.id], c.byLane[f.lane] = f, f

@@ -46,6 +46,7 @@ type consumer struct {
 	depths  depths
 
 	probe   *probe // nil: this session sends none
+	nudges  *nudges
 	publish func(ctx context.Context, build func() *frame.Frame) error
 	// filled says of each level that a message of it, and no probe, has come out of its lane.
 	filled [engine.Levels]atomic.Bool

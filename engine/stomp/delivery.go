@@ -31,7 +31,7 @@ const (
 	controlID  = "control"
 )
 
-// controlTopic is where engines tell each other of probes.
+// controlTopic is where engines tell each other of probes and messages.
 const controlTopic = "/topic/" + engine.ControlTopic
 
 const headerPersistent = "persistent"

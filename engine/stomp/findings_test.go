@@ -45,8 +45,8 @@ func startVariants(t *testing.T, variants map[string]variant) map[string]string 
 	activemq.Start(t, func(w io.Writer, first, data string) error {
 		brokers := ""
 		for name, v := range variants {
-			address := first
-			if len(addresses) > 0 {
+			address := first // which has to take a CONNECT without a login
+			if name != "AsWeWriteIt" {
 				address = freeAddress(t)
 			}
 			addresses[name] = address

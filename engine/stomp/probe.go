@@ -161,8 +161,8 @@ func (p *probe) end(err error) {
 // sendProbes sends on the publishing connections: a broker that is full reads no
 // acks from a connection that it makes wait.
 func (c *consumer) sendProbes(ctx context.Context) error {
-	// Without the right to read the topic, a probe that another engine gets is
-	// not known to have come out.
+	// Without the right to read the topic, a probe that another engine gets is not
+	// known to have come out, and nudges are not heard.
 	err := c.Request(ctx, frame.New(frame.SUBSCRIBE, frame.Id, controlID, frame.Destination, controlTopic, frame.Ack, "auto"))
 	if c.Err() != nil {
 		return err
@@ -232,8 +232,12 @@ func tellFrame(s sighting) *frame.Frame {
 
 // hear takes what another engine tells, from the reader.
 func (c *consumer) hear(f *frame.Frame) {
+	if f.Header.Get(engine.HeaderType) != engine.TypeProbe {
+		c.nudges.hear(f.Body)
+		return
+	}
 	var s sighting
-	if f.Header.Get(engine.HeaderType) == engine.TypeProbe && json.Unmarshal(f.Body, &s) == nil {
+	if json.Unmarshal(f.Body, &s) == nil {
 		c.probe.sees(s)
 	}
 }

@@ -76,6 +76,36 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
+// TestAnOlderFileIsBroughtUpToDate takes a file back to schema 4, and opens it.
+func TestAnOlderFileIsBroughtUpToDate(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "records.db")
+	r := openAt(t, path)
+	want, err := r.Write(t.Context(), done("a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, change := range []string{
+		"ALTER TABLE records DROP COLUMN crashes", "ALTER TABLE records DROP COLUMN deaths",
+		"ALTER TABLE records DROP COLUMN claim_alone", "PRAGMA user_version = 4",
+	} {
+		if _, err := raw(t, path).ExecContext(t.Context(), change); err != nil {
+			t.Fatalf("%s: %v", change, err)
+		}
+	}
+	r = openAt(t, path)
+	if got, err := r.Record(t.Context(), "a"); err != nil || got.Token != want.Token || got.State != engine.Done {
+		t.Errorf("what was there is %+v, %v; want %+v", got, err, want)
+	}
+	change := done("b")
+	change.Crashes, change.Deaths = 1, 2
+	if got, err := r.Write(t.Context(), change); err != nil || got.Crashes != 1 || got.Deaths != 2 {
+		t.Errorf("written: %+v, %v", got, err)
+	}
+}
+
 func TestOpenOfOddPaths(t *testing.T) {
 	for _, name := range []string{"a b.db", "50%.db", "what?.db", "a#b.db", "mode=ro&x.db", "ü.db"} {
 		path := filepath.Join(t.TempDir(), name)
@@ -275,13 +305,14 @@ func waitFor(t *testing.T, what string, yes func() bool) {
 // transaction that others share.
 func TestOddTextIsKept(t *testing.T) {
 	r := openAt(t, filepath.Join(t.TempDir(), "records.db"))
-	for _, text := range []string{"", "a\x00b", "\xff\xfe", "'", "null", "1", strings.Repeat("ü", 100_000)} {
-		change := done("odd")
+	for i, text := range []string{"", "a\x00b", "\xff\xfe", "'", "null", "1", strings.Repeat("ü", 100_000)} {
+		id := fmt.Sprint("odd-", i)
+		change := done(id)
 		change.Type, change.Digest, change.Reason, change.State = text, text+"d", text, engine.Retrying
 		if _, err := r.Write(t.Context(), change); err != nil {
 			t.Fatalf("%.20q: %v", text, err)
 		}
-		rec, err := r.Record(t.Context(), "odd")
+		rec, err := r.Record(t.Context(), id)
 		if err != nil || rec.Reason != text {
 			t.Errorf("%.20q came back as %.20q, %v", text, rec.Reason, err)
 		}

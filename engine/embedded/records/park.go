@@ -89,23 +89,12 @@ type storedLeases struct {
 
 // Leases reads who releases which bucket.
 func (r *Records) Leases(ctx context.Context) (engine.Leases, error) {
-	if err := r.open(); err != nil {
+	var stored storedLeases
+	version, err := r.document(ctx, "leases", &stored)
+	if err != nil || version == 0 {
 		return engine.Leases{}, err
 	}
-	var l engine.Leases
-	var text string
-	err := r.read.QueryRowContext(ctx, "SELECT version, leases FROM leases").Scan(&l.Version, &text)
-	if errors.Is(err, sql.ErrNoRows) {
-		return engine.Leases{}, nil
-	}
-	var stored storedLeases
-	if err == nil {
-		err = json.Unmarshal([]byte(text), &stored)
-	}
-	if err != nil {
-		return engine.Leases{}, fmt.Errorf("records: read the leases: %w", err)
-	}
-	l.Owners, l.Held = make(map[string]time.Time, len(stored.Owners)), stored.Held
+	l := engine.Leases{Version: version, Owners: make(map[string]time.Time, len(stored.Owners)), Held: stored.Held}
 	for owner, end := range stored.Owners {
 		l.Owners[owner] = fromMillis(end)
 	}
@@ -118,14 +107,69 @@ func (r *Records) SetLeases(ctx context.Context, l engine.Leases) error {
 	for owner, end := range l.Owners {
 		stored.Owners[owner] = toMillis(end)
 	}
-	text, err := json.Marshal(stored)
-	if err != nil {
-		return fmt.Errorf("records: write the leases: %w", err)
+	return r.setDocument(ctx, "leases", l.Version, stored)
+}
+
+// storedHold is a hold as JSON; times are Unix milliseconds, 0 is not set.
+type storedHold struct {
+	Paused  int64 `json:"paused,omitempty"`
+	Removed int64 `json:"removed,omitempty"`
+}
+
+// Holds reads which types are held.
+func (r *Records) Holds(ctx context.Context) (engine.Holds, error) {
+	var stored map[string]storedHold
+	version, err := r.document(ctx, "holds", &stored)
+	if err != nil || version == 0 {
+		return engine.Holds{}, err
 	}
-	return r.submitExec(ctx, "leases", func(ctx context.Context, tx *sql.Conn) error {
-		query, args := "UPDATE leases SET version = version + 1, leases = ? WHERE version = ?", []any{string(text), l.Version}
-		if l.Version == 0 {
-			query, args = "INSERT INTO leases (number, version, leases) VALUES (1, 1, ?) ON CONFLICT DO NOTHING", args[:1]
+	h := engine.Holds{Version: version, Types: make(map[string]engine.Hold, len(stored))}
+	for typ, s := range stored {
+		h.Types[typ] = engine.Hold{Paused: fromMillis(s.Paused), Removed: fromMillis(s.Removed)}
+	}
+	return h, nil
+}
+
+// SetHolds replaces the holds if nobody else did.
+func (r *Records) SetHolds(ctx context.Context, h engine.Holds) error {
+	stored := make(map[string]storedHold, len(h.Types))
+	for typ, hold := range h.Types {
+		stored[typ] = storedHold{toMillis(hold.Paused), toMillis(hold.Removed)}
+	}
+	return r.setDocument(ctx, "holds", h.Version, stored)
+}
+
+// document reads the one row of a table: a version, and JSON in the column that
+// has the table's name. The version is 0 if there is none.
+func (r *Records) document(ctx context.Context, table string, into any) (version int, err error) {
+	if err := r.open(); err != nil {
+		return 0, err
+	}
+	var text string
+	err = r.read.QueryRowContext(ctx, "SELECT version, "+table+" FROM "+table).Scan(&version, &text)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, nil
+	}
+	if err == nil {
+		err = json.Unmarshal([]byte(text), into)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("records: read the %s: %w", table, err)
+	}
+	return version, nil
+}
+
+// setDocument replaces it, if it has the version still.
+func (r *Records) setDocument(ctx context.Context, table string, version int, document any) error {
+	text, err := json.Marshal(document)
+	if err != nil {
+		return fmt.Errorf("records: write the %s: %w", table, err)
+	}
+	return r.submitExec(ctx, table, func(ctx context.Context, tx *sql.Conn) error {
+		//nolint:gosec // table is one of our names
+		query, args := "UPDATE "+table+" SET version = version + 1, "+table+" = ? WHERE version = ?", []any{string(text), version}
+		if version == 0 {
+			query, args = "INSERT INTO "+table+" (number, version, "+table+") VALUES (1, 1, ?) ON CONFLICT DO NOTHING", args[:1]
 		}
 		res, err := tx.ExecContext(ctx, query, args...)
 		if err != nil {

@@ -50,12 +50,13 @@ type Records struct {
 }
 
 var (
-	_ engine.Records  = (*Records)(nil)
-	_ engine.Table    = (*Records)(nil)
-	_ engine.Schedule = (*Records)(nil)
-	_ engine.Bodies   = (*Records)(nil)
-	_ engine.DueIndex = (*Records)(nil)
-	_ engine.Archive  = (*Records)(nil)
+	_ engine.Records   = (*Records)(nil)
+	_ engine.Table     = (*Records)(nil)
+	_ engine.Schedule  = (*Records)(nil)
+	_ engine.Bodies    = (*Records)(nil)
+	_ engine.DueIndex  = (*Records)(nil)
+	_ engine.HoldStore = (*Records)(nil)
+	_ engine.Archive   = (*Records)(nil)
 )
 
 // Open opens the table, makes it if it is not there, and brings an older one up

@@ -20,6 +20,7 @@ func values(r engine.Record) ([]any, error) {
 		toMillis(r.Due), string(r.DueBy), toMillis(r.GatedAt), r.Attempts, r.Redeliveries,
 		r.Claim.Token, r.Claim.BrokerID, toMillis(r.Claim.Until), r.Claims,
 		r.Token, r.Reason, watchers, toMillis(r.UpdatedAt), toMillis(r.ExpiresAt), r.Bucket,
+		r.Crashes, r.Deaths, r.Claim.Alone,
 	}, nil
 }
 
@@ -33,6 +34,7 @@ func scan(rows interface{ Scan(dest ...any) error }) (engine.Record, error) {
 		&due, &r.DueBy, &gatedAt, &r.Attempts, &r.Redeliveries,
 		&r.Claim.Token, &r.Claim.BrokerID, &claimUntil, &r.Claims,
 		&r.Token, &r.Reason, &watchers, &updatedAt, &expiresAt, &r.Bucket,
+		&r.Crashes, &r.Deaths, &r.Claim.Alone,
 	)
 	if err != nil {
 		return engine.Record{}, err

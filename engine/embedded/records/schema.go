@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"time"
 
-	_ "modernc.org/sqlite" // the driver "sqlite"
+	"github.com/cenkalti/backoff/v5"
+	"modernc.org/sqlite" // and the driver "sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
 )
 
 // migrations are what makes a file of version n one of version n+1. What is
@@ -93,12 +96,21 @@ var migrations = [...]string{
 		headers TEXT NOT NULL, -- JSON
 		body    BLOB NOT NULL
 	) STRICT;`,
+	`CREATE TABLE holds (
+		number  INTEGER PRIMARY KEY CHECK (number = 1), -- one row
+		version INTEGER NOT NULL,
+		holds   TEXT NOT NULL -- JSON
+	) STRICT;`,
+	`ALTER TABLE records ADD COLUMN crashes INTEGER NOT NULL DEFAULT 0;
+	ALTER TABLE records ADD COLUMN deaths INTEGER NOT NULL DEFAULT 0;
+	ALTER TABLE records ADD COLUMN claim_alone INTEGER NOT NULL DEFAULT 0;`,
 }
 
 const columns = `id, type, digest, priority, state, hop, due, due_by, gated_at, attempts, redeliveries,
-	claim_token, claim_broker_id, claim_until, claims, token, reason, watchers, updated_at, expires_at, bucket`
+	claim_token, claim_broker_id, claim_until, claims, token, reason, watchers, updated_at, expires_at, bucket,
+	crashes, deaths, claim_alone`
 
-const columnCount = 21
+const columnCount = 24
 
 const selectAny = `SELECT ` + columns + ` FROM records`
 
@@ -120,11 +132,11 @@ func openFile(path string) (write, read *sql.DB, err error) {
 		return nil, nil, err
 	}
 	write, err = openDB(path, 1, "journal_mode(WAL)", "synchronous(FULL)", "fullfsync(1)",
-		"wal_autocheckpoint(4000)", "journal_size_limit(67108864)", "cache_size(-32000)")
+		"wal_autocheckpoint(4000)", "journal_size_limit(67108864)", "cache_size(-8000)")
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := migrate(write); err != nil {
+	if err := patiently(func() error { return migrate(write) }); err != nil {
 		return nil, nil, errors.Join(err, write.Close())
 	}
 	if read, err = openDB(path, readers, "query_only(true)"); err != nil {
@@ -147,6 +159,20 @@ func openDB(path string, n int, pragmas ...string) (*sql.DB, error) {
 	db.SetMaxOpenConns(n)
 	db.SetMaxIdleConns(n)
 	return db, nil
+}
+
+// patiently tries for ten seconds while the file is locked: SQLite does not wait
+// where one process goes over to a write-ahead log and another has just done so.
+func patiently(f func() error) error {
+	_, err := backoff.Retry(context.Background(), func() (struct{}, error) {
+		err := f()
+		var code *sqlite.Error
+		if err != nil && (!errors.As(err, &code) || code.Code()&0xff != sqlite3.SQLITE_BUSY) {
+			err = backoff.Permanent(err)
+		}
+		return struct{}{}, err
+	}, backoff.WithBackOff(backoff.NewConstantBackOff(20*time.Millisecond)), backoff.WithMaxElapsedTime(10*time.Second))
+	return err
 }
 
 // migrate does what is missing, in one transaction: of two processes that open

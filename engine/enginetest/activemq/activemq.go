@@ -5,14 +5,12 @@ package activemq
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,6 +18,7 @@ import (
 
 	"github.com/go-stomp/stomp/v3/frame"
 
+	"usher/engine/enginetest/process"
 	"usher/engine/stompframe"
 )
 
@@ -49,8 +48,7 @@ appender.out.layout.pattern = %d{ABSOLUTE} %-5p %c{1} %m%n
 type Server struct {
 	home, dir string
 	address   string
-	process   *os.Process
-	ended     chan struct{} // closed when the process has ended
+	process   *process.Process
 }
 
 // Start starts a broker with nothing in it and returns when it takes STOMP. xml
@@ -59,7 +57,7 @@ type Server struct {
 // test has failed. The test fails if there is no ActiveMQ or no Java.
 func Start(t testing.TB, xml func(w io.Writer, stomp, data string) error) *Server {
 	t.Helper()
-	s := &Server{home: home(t), dir: t.TempDir(), address: freeAddress(t)}
+	s := &Server{home: home(t), dir: t.TempDir(), address: process.FreeAddress(t)}
 	var config bytes.Buffer
 	if err := xml(&config, s.address, filepath.Join(s.dir, "data")); err != nil {
 		t.Fatal(err)
@@ -108,23 +106,10 @@ func (s *Server) Run(t testing.TB) {
 		"-Dlog4j2.configurationFile="+filepath.Join(s.dir, "log4j2.properties"),
 		"-jar", filepath.Join(s.home, "bin", "activemq.jar"),
 		"start", "xbean:file:"+filepath.Join(s.dir, "activemq.xml"))
-	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = s.dir, out, out, attributes()
-	started, ended := make(chan error), make(chan struct{})
-	go func() {
-		// The process ends with the thread that started it; this one stays until then.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		defer close(ended)
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			_ = cmd.Wait() // that it ended is what counts
-		}
-	}()
-	if err := <-started; err != nil {
+	cmd.Dir, cmd.Stdout, cmd.Stderr = s.dir, out, out
+	if s.process, err = process.Start(cmd); err != nil {
 		t.Fatalf("start ActiveMQ: %v", err)
 	}
-	s.process, s.ended = cmd.Process, ended
 	s.await(t)
 }
 
@@ -142,7 +127,7 @@ func (s *Server) await(t testing.TB) {
 		}
 		select {
 		case <-tick.C:
-		case <-s.ended:
+		case <-s.process.Ended:
 			t.Fatal("ActiveMQ ended while it started")
 		case <-ctx.Done():
 			t.Fatalf("ActiveMQ takes no STOMP after %v: %v", startTimeout, err)
@@ -180,7 +165,7 @@ func (s *Server) Stop(t testing.TB) {
 		t.Fatalf("SIGTERM to ActiveMQ: %v", err)
 	}
 	select {
-	case <-s.ended:
+	case <-s.process.Ended:
 	case <-time.After(stopTimeout):
 		t.Fatalf("ActiveMQ runs %v after SIGTERM", stopTimeout)
 	}
@@ -189,14 +174,9 @@ func (s *Server) Stop(t testing.TB) {
 // Kill ends the broker as a crash does, if it runs.
 func (s *Server) Kill(t testing.TB) {
 	t.Helper()
-	if s.process == nil {
-		return
-	}
-	if err := s.process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := s.process.Kill(); err != nil {
 		t.Errorf("kill ActiveMQ: %v", err)
-		return
 	}
-	<-s.ended
 }
 
 // Restart kills the broker and starts it again on the same files.
@@ -215,44 +195,15 @@ func (s *Server) output() []byte {
 	return text[max(0, len(text)-shownOutput):]
 }
 
-// freeAddress is a port that nobody listens on now.
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
-}
-
 // home is the folder of the ActiveMQ to test on.
 func home(t testing.TB) string {
 	t.Helper()
 	folder := os.Getenv(HomeVariable)
 	if folder == "" {
-		folder = filepath.Join(moduleRoot(t), ".cache", "activemq")
+		folder = filepath.Join(process.ModuleRoot(t), ".cache", "activemq")
 	}
 	if _, err := os.Stat(filepath.Join(folder, "bin", "activemq.jar")); err != nil {
 		t.Fatalf("there is no ActiveMQ: run tools/prepare, as make test does, or name one in %s: %v", HomeVariable, err)
 	}
 	return folder
-}
-
-// moduleRoot is the folder with go.mod; tests run somewhere below it.
-func moduleRoot(t testing.TB) string {
-	t.Helper()
-	dir, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			return dir
-		}
-		if dir == filepath.Dir(dir) {
-			t.Fatal("there is no go.mod above the folder of the test")
-		}
-		dir = filepath.Dir(dir)
-	}
 }

@@ -50,6 +50,9 @@ type Evidence struct {
 	// there is no monitor. With it, a message that is dead has exactly one letter,
 	// here or there.
 	Archive Archive
+	// Redriven says that dead letters were redriven while things were killed: then a
+	// message may have died twice, once without the redrive being noted.
+	Redriven bool
 }
 
 // Account is what the closed books say.
@@ -93,6 +96,7 @@ func (l *Ledger) Close(ctx context.Context, from Evidence) (Account, error) {
 		return Account{}, err
 	}
 	if from.Archive != nil {
+		b.once = !from.Redriven
 		if err := b.readArchive(ctx, from.Archive); err != nil {
 			return Account{}, err
 		}
@@ -159,7 +163,6 @@ func (b *books) drain(ctx context.Context, address string) error {
 // for in the broker's own there may be none. Those that stay in their queue were
 // found there.
 func (b *books) readArchive(ctx context.Context, a Archive) error {
-	b.once = true
 	q := engine.LetterQuery{Limit: page}
 	for {
 		letters, err := a.Letters(ctx, q)
@@ -168,7 +171,7 @@ func (b *books) readArchive(ctx context.Context, a Archive) error {
 		}
 		for _, l := range letters {
 			switch {
-			case l.Stays:
+			case l.Stays, l.State == engine.LetterRedriven: // what was sent anew tells how it ended
 			case l.Queue == engine.DeadQueue:
 				b.dead[l.ID] = append(b.dead[l.ID], letter{l.Why.Reason, l.Why.Detail})
 			default:
@@ -242,7 +245,9 @@ func (b *books) close() {
 func (b *books) ended(id string, k Kind, must bool) (done, dead int) {
 	rec, effects, letters := b.records[id], b.effects[id], b.dead[id]
 	b.account.Duplicated += max(len(effects)-1, 0)
-	crashed := slices.ContainsFunc(letters, func(l letter) bool { return l.reason == engine.ReasonCrashedPlugin })
+	crashed := slices.ContainsFunc(letters, func(l letter) bool {
+		return l.reason == engine.ReasonCrashedPlugin || l.reason == engine.ReasonPoison
+	})
 	switch {
 	case rec.State == engine.Done && len(effects) > 0:
 		done = 1
