@@ -43,14 +43,14 @@ bench: MESSAGES := 20000
 bench: ONLY     := .
 
 .PHONY: bench
-bench: ## Measure beside others, in rounds, and write docs/performance.md
+bench: ## Measure beside others, in rounds, and write docs/performance*.md
 	tools/prepare
-	go test -run '^$$' -bench '^BenchmarkNumbers$$/$(ONLY)' -benchtime 1x -timeout 3h ./bench \
-	  -rounds $(ROUNDS) -messages $(MESSAGES) -report $(CURDIR)/docs/performance.md
+	go test -run '^$$' -bench '^Benchmark(Numbers|Waiting)$$/$(ONLY)' -benchtime 1x -timeout 3h ./bench \
+	  -rounds $(ROUNDS) -messages $(MESSAGES) -report $(CURDIR)/docs
 
 .PHONY: bench/micro
 bench/micro: ## Run the benchmarks of single packages
-	go test -run '^$$' -bench . -skip '^BenchmarkNumbers$$' -benchmem ./...
+	go test -run '^$$' -bench . -skip '^Benchmark(Numbers|Waiting)$$' -benchmem ./...
 
 # Of chaos: how many rounds, what decides them (0: any; it is printed), and how
 # often the time until it is back is measured.

@@ -1,0 +1,133 @@
+package dynamo_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"usher/engine"
+	"usher/engine/dynamo"
+	"usher/engine/enginetest"
+	"usher/engine/enginetest/dynafault"
+	"usher/engine/enginetest/dynalite"
+)
+
+// behind opens new tables behind a proxy with faults.
+func (s *tables) behind(t *testing.T, f dynafault.Faults) (*dynamo.Records, *dynafault.Proxy) {
+	t.Helper()
+	proxy := dynafault.Start(t, s.server.Endpoint(), 1)
+	proxy.Set(f)
+	return s.at(t, proxy.Endpoint()), proxy
+}
+
+// TestRecordsWhenAnswersAreLost: what was repeated after it had landed is not done twice.
+func TestRecordsWhenAnswersAreLost(t *testing.T) {
+	t.Parallel()
+	s := &tables{server: dynalite.Start(t)}
+	enginetest.RunRecords(t, func(t *testing.T) enginetest.RecordsUnderTest {
+		r, _ := s.behind(t, dynafault.Faults{LoseEach: 4, Unprocessed: 0.5})
+		return r
+	})
+}
+
+func TestArchiveWhenAnswersAreLost(t *testing.T) {
+	t.Parallel()
+	s := &tables{server: dynalite.Start(t)}
+	enginetest.RunArchive(t, func(t *testing.T) enginetest.ArchiveUnderTest {
+		r, _ := s.behind(t, dynafault.Faults{LoseEach: 4})
+		return r
+	})
+}
+
+func TestRecordsWhenLookUpsAndIndexesLag(t *testing.T) {
+	t.Parallel()
+	s := &tables{server: dynalite.Start(t)}
+	enginetest.RunRecords(t, func(t *testing.T) enginetest.RecordsUnderTest {
+		r, _ := s.behind(t, dynafault.Faults{Lag: 200 * time.Millisecond})
+		return r
+	})
+}
+
+func TestAnOrdinaryMessageIsOneReadAndOneWrite(t *testing.T) {
+	s := &tables{server: dynalite.Start(t)}
+	r, proxy := s.behind(t, dynafault.Faults{})
+	defer r.Close()
+	const batches, batch = 5, 100
+	now := time.Now()
+	for b := range batches {
+		ids := make([]string, batch)
+		for i := range ids {
+			ids[i] = fmt.Sprintf("order-%d-%d", b, i)
+		}
+		found, err := r.LookUp(t.Context(), ids)
+		if err != nil || len(found.Records) != 0 {
+			t.Fatalf("looked up %d records, %v", len(found.Records), err)
+		}
+		for _, id := range ids {
+			if _, err := r.Write(t.Context(), done(id, now)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	requests, items := proxy.Requests(), proxy.Items()
+	if requests["BatchGetItem"] != batches || requests["UpdateItem"] != batches*batch || len(requests) != 2 {
+		t.Errorf("%d messages took the requests %v; want one BatchGetItem a hundred and one UpdateItem each", batches*batch, requests)
+	}
+	if items["BatchGetItem"] != batches*batch || items["UpdateItem"] != batches*batch {
+		t.Errorf("%d messages took the items %v; want one of each", batches*batch, items)
+	}
+}
+
+// done ends an ordinary message.
+func done(id string, now time.Time) engine.Change {
+	return engine.Change{
+		ID: id, Type: "order.placed", Digest: "abc", Priority: 4, Token: "w-" + id, State: engine.Done, Attempts: 1,
+		Now: now, ExpiresAt: now.Add(time.Hour),
+	}
+}
+
+// TestWhatIsThrottledIsRepeatedWithinABudget: in the long run a store that throttles
+// everything gets hardly more requests than without repetitions.
+func TestWhatIsThrottledIsRepeatedWithinABudget(t *testing.T) {
+	s := &tables{server: dynalite.Start(t)}
+	r, proxy := s.behind(t, dynafault.Faults{Throttle: 1})
+	defer r.Close()
+	calls := 0
+	for failed := 0; failed < 300; calls++ {
+		if _, err := r.Record(t.Context(), "m"); err != nil {
+			failed++
+		}
+	}
+	if n := proxy.Requests()["GetItem"]; n < calls || n > calls+101 {
+		t.Errorf("%d calls took %d requests; want at most a hundred more", calls, n)
+	}
+	proxy.Set(dynafault.Faults{})
+	if _, err := r.Record(t.Context(), "m"); !errors.Is(err, engine.ErrNotFound) {
+		t.Errorf("once it throttles no more: %v", err)
+	}
+}
+
+func TestErrorsNameTheThingAndTheRemedy(t *testing.T) {
+	s := &tables{server: dynalite.Start(t)}
+	nobody := dynamo.Open(dynamo.Config{AWS: credentialsOfNobody(), Endpoint: s.server.Endpoint(), Names: dynamo.DefaultNames("nobody")})
+	defer nobody.Close()
+	_, err := nobody.Record(t.Context(), "m")
+	wantWords(t, err, "m", "check its name", "region", "deploy/template.yaml")
+	wantWords(t, nobody.Check(t.Context()), "nobody-records", "nobody-bodies", "nobody-letters", "deploy/template.yaml")
+	there := s.open(t)
+	defer there.Close()
+	if err := there.Check(t.Context()); err != nil {
+		t.Errorf("tables that are there: %v", err)
+	}
+}
+
+func wantWords(t *testing.T, err error, words ...string) {
+	t.Helper()
+	for _, word := range words {
+		if err == nil || !strings.Contains(err.Error(), word) {
+			t.Errorf("the error does not say %q: %v", word, err)
+		}
+	}
+}
