@@ -22,6 +22,7 @@ import (
 const (
 	typeNothing = "nothing" // is done at once
 	typeWork    = "work"    // takes 2 ms, and tells how long an urgent one took to come
+	typeEffect  = "effect"  // tells its idempotency key
 )
 
 // pluginRole is the environment variable that makes this binary the plugin; its
@@ -41,6 +42,10 @@ func servePlugin() {
 	}
 	mux := &handlers.Mux{}
 	mux.Handle(typeNothing, func(context.Context, *handlers.Message) error { return nil })
+	mux.Handle(typeEffect, func(_ context.Context, m *handlers.Message) error {
+		_, err := told.WriteString(m.IdempotencyKey + "\n")
+		return err
+	})
 	mux.Handle(typeWork, func(ctx context.Context, m *handlers.Message) error {
 		if m.Priority == urgentLevel {
 			if _, err := told.Write(binary.BigEndian.AppendUint64(nil, uint64(sinceSent(m.Body)))); err != nil {
@@ -78,7 +83,8 @@ func sinceSent(body []byte) time.Duration {
 type process struct {
 	*pluginhost.Host
 
-	told string // the file it tells in
+	told   string // the file it tells in
+	config pluginhost.Config
 }
 
 // startPlugin starts this binary as a plugin.
@@ -92,11 +98,12 @@ func startPlugin(t testing.TB) process {
 	if err := os.WriteFile(p.told, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p.Host, err = pluginhost.New(pluginhost.Config{
+	p.config = pluginhost.Config{
 		Plugins: map[string]pluginhost.Plugin{"bench": {Command: []string{self}, Env: map[string]string{pluginRole: p.told}}},
 		Types:   map[string]string{typeNothing: "bench", typeWork: "bench"},
 		Log:     zerolog.Nop(),
-	})
+	}
+	p.Host, err = pluginhost.New(p.config)
 	if err != nil {
 		t.Fatal(err)
 	}

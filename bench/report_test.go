@@ -52,10 +52,10 @@ func writeAnswers(w io.Writer, sections []section) error {
 	return t.Flush()
 }
 
-// document is docs/performance.md.
-func document(machine [][2]string, sections []section) []byte {
+// document is a page of the report.
+func document(title string, machine [][2]string, sections []section) []byte {
 	var w bytes.Buffer
-	fmt.Fprintf(&w, `# Performance
+	fmt.Fprintf(&w, `# %s
 
 What was asked, and what was measured. `+"`make bench`"+` measures it all and writes this page; `+"`make bench ROUNDS=1`"+` is a quick look that
 leaves it alone. Each measurement has several ways of doing one thing, which take turns: in each of %d rounds every way runs once,
@@ -64,7 +64,7 @@ highest; what must never happen is judged by the worst round.
 
 | number | asked | measured | lowest to highest | |
 |---|---|---|---|---|
-`, *rounds)
+`, title, *rounds)
 	for _, s := range sections {
 		for _, a := range s.answers(s.results) {
 			fmt.Fprintf(&w, "| %s | %s | %s | %s | %s |\n", a.what, a.asked, number(a.got.median(), a.unit), a.spread(), a.verdict())

@@ -71,6 +71,8 @@ type pair struct {
 	records *records.Records
 	client  *stomp.Client
 	ids     atomic.Uint64
+
+	released int // of those that were parked, one after the other
 }
 
 // openEmbedded opens the embedded broker and records in a temporary folder.
@@ -229,7 +231,7 @@ func (p *pair) run(t testing.TB, h engine.Handler, s *starts, slots int) {
 	}
 	defer b.Close()
 	e, err := engine.New(engine.Config{
-		Broker: b, Records: p.records, Bodies: p.records, Index: p.records, Handler: h, Observer: s, Slots: slots, Log: zerolog.Nop(),
+		Broker: b, Records: p.records, Bodies: p.records, Index: p.records, Holds: p.records, Handler: h, Observer: s, Slots: slots, Log: zerolog.Nop(),
 		Types: map[string]engine.Type{typeWork: {}, typeNothing: {}},
 	})
 	if err != nil {

@@ -110,7 +110,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 invalid input, 4 not found, 5 unreachab
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.PersistentFlags().Bool("json", false, "print data as JSON")
 	for _, add := range []func() *cobra.Command{
-		devCommand, runCommand, sendCommand, watchCommand, tokenCommand, msgCommand, queuesCommand, delayCommand,
+		devCommand, runCommand, sendCommand, watchCommand, tokenCommand, msgCommand, queuesCommand, typesCommand, delayCommand,
 		dlqCommand, pluginsCommand, configCommand, deployCommand, doctorCommand, versionCommand,
 	} {
 		root.AddCommand(add())

@@ -13,9 +13,9 @@ func configCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:     "config",
 		Short:   "Check and show configurations",
-		Example: "  usher config validate usher.yaml\n  usher config show --config usher.yaml\n  usher config schema > usher.schema.json",
+		Example: "  usher config validate usher.yaml\n  usher config show --config usher.yaml\n  usher config diff\n  usher config schema > usher.schema.json",
 	}
-	c.AddCommand(configValidateCommand(), configShowCommand(), configExplainCommand(), configSchemaCommand())
+	c.AddCommand(configValidateCommand(), configShowCommand(), configDiffCommand(), configExplainCommand(), configSchemaCommand())
 	return c
 }
 

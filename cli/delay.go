@@ -128,7 +128,7 @@ func printDelays(c *cobra.Command, l server.DelayList) error {
 	w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "ID\tTYPE\tLEVEL\tSTATE\tUNTIL\tSET BY")
 	for _, m := range l.Items {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", m.ID, m.Type, number(m.Priority), m.State, when(m.ProcessingTime), m.SetBy)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", m.ID, m.Type, number(m.Priority), waitState(m), when(m.ProcessingTime), m.SetBy)
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -137,6 +137,14 @@ func printDelays(c *cobra.Command, l server.DelayList) error {
 		fmt.Fprintln(c.ErrOrStderr(), "there are more: raise --limit")
 	}
 	return nil
+}
+
+// waitState is the state of what waits, and whether it waits for its type.
+func waitState(m server.Message) string {
+	if m.Held {
+		return string(m.State) + ", held"
+	}
+	return string(m.State)
 }
 
 func delaySetCommand() *cobra.Command {

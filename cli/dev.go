@@ -63,7 +63,8 @@ func (d *developing) run(c *cobra.Command) (err error) {
 	if d.length < 0 {
 		return fail(exitUsage, "--for %v is negative", d.length)
 	}
-	cfg, from, err := d.config()
+	options, from := d.options()
+	cfg, err := config.Load(options)
 	if err != nil {
 		return err
 	}
@@ -77,7 +78,7 @@ func (d *developing) run(c *cobra.Command) (err error) {
 	}
 	show := newShow(c.OutOrStdout(), d.demo)
 	board := demo.NewBoard()
-	log, err := d.logger(cfg, show.logs(c.ErrOrStderr(), board))
+	log, level, err := d.logger(cfg, show.logs(c.ErrOrStderr(), board))
 	if err != nil {
 		return err
 	}
@@ -86,6 +87,12 @@ func (d *developing) run(c *cobra.Command) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
+	if len(options.Files) > 0 {
+		s.reload = newReloader(options, s)
+	}
+	if d.level == "" && !d.demo {
+		s.level = level
+	}
 	d.banner(c.ErrOrStderr(), s, from, state)
 
 	ctx := c.Context()
@@ -103,16 +110,16 @@ func (d *developing) run(c *cobra.Command) (err error) {
 	return nil
 }
 
-// config is the file that was named, ./usher.yaml, or the shop's; and which.
-func (d *developing) config() (*config.Config, string, error) {
-	o := config.Options{Environ: os.Environ(), Flags: map[string]any{}, Default: samples.Shop(), DefaultName: "the shop's"}
+// options name the file that was asked for, ./usher.yaml, or the shop's; and which.
+func (d *developing) options() (o config.Options, from string) {
+	o = config.Options{Environ: os.Environ(), Flags: map[string]any{}, Default: samples.Shop(), DefaultName: "the shop's"}
 	if d.listen != "" {
 		o.Flags["server.listen"] = d.listen
 	}
 	if d.stomp != "" {
 		o.Flags["embedded.stomp"] = d.stomp
 	}
-	from := "the shop's (there is no ./usher.yaml)"
+	from = "the shop's (there is no ./usher.yaml)"
 	switch {
 	case d.file != "":
 		o.Files, from = []string{d.file}, d.file
@@ -123,11 +130,10 @@ func (d *developing) config() (*config.Config, string, error) {
 			o.Files, from = []string{"usher.yaml"}, "./usher.yaml"
 		}
 	}
-	cfg, err := config.Load(o)
-	return cfg, from, err
+	return o, from
 }
 
-func (d *developing) logger(cfg *config.Config, w io.Writer) (zerolog.Logger, error) {
+func (d *developing) logger(cfg *config.Config, w io.Writer) (zerolog.Logger, *logLevel, error) {
 	level := cfg.Log.Level
 	if d.demo {
 		level = "warn"

@@ -13,6 +13,7 @@ import (
 
 	"usher/config"
 	"usher/engine"
+	"usher/handlers"
 	"usher/server"
 )
 
@@ -135,7 +136,54 @@ func examine(ctx context.Context) (all []server.Finding, reached bool) {
 	}
 	all = append(all, readyFindings(r, b)...)
 	all = append(all, b.Findings...)
+	all = append(all, liveFindings(ctx)...)
 	return append(all, deadFinding(ctx)), true
+}
+
+// liveFindings are of the configuration that is in use, and of the types.
+func liveFindings(ctx context.Context) (all []server.Finding) {
+	var types server.TypeList
+	if err := newAPI().call(ctx, http.MethodGet, "/api/v1/types", nil, &types); err != nil {
+		all = append(all, server.Finding{Name: "types", State: server.StateFailed, Detail: err.Error()})
+	}
+	all = append(all, heldFinding(types, time.Now())...)
+	all = append(all, quarantineFindings(ctx)...)
+	var report server.ConfigReport
+	err := newAPI().call(ctx, http.MethodGet, "/api/v1/config", nil, &report)
+	switch {
+	case err != nil:
+		all = append(all, server.Finding{Name: "in use", State: server.StateFailed, Detail: err.Error()})
+	case report.Problem != "":
+		all = append(all, server.Finding{
+			Name: "in use", State: server.StateFailed, Detail: "the changed configuration is not used: " + handlers.OneLine(report.Problem, 200),
+			Help: "mend it: usher config validate tells all that is wrong; until then all is as it was",
+		})
+	case len(report.NeedsRestart) > 0:
+		all = append(all, server.Finding{
+			Name: "in use", State: server.StateUnknown, Detail: "has changed and takes effect after a restart: " + strings.Join(report.NeedsRestart, ", "), Help: "restart usher when it suits",
+		})
+	}
+	return all
+}
+
+// quarantineFindings are of plugins that crash too often.
+func quarantineFindings(ctx context.Context) (all []server.Finding) {
+	var l server.PluginList
+	if err := newAPI().call(ctx, http.MethodGet, "/api/v1/plugins", nil, &l); err != nil {
+		return []server.Finding{{Name: "plugins", State: server.StateFailed, Detail: err.Error()}}
+	}
+	for _, p := range l.Items {
+		if p.Quarantined.IsZero() {
+			continue
+		}
+		all = append(all, server.Finding{
+			Name: "plugins", State: server.StateFailed,
+			Detail: fmt.Sprintf("%s is in quarantine since %s: it crashed %d times within ten minutes, gets one message at a time, and the others wait: %s",
+				p.Name, when(p.Quarantined), p.Crashes, handlers.OneLine(p.Error, 200)),
+			Help: "look at its log, mend it and change its entry under plugins (a new process begins without quarantine); else it ends when three messages in a row come back",
+		})
+	}
+	return all
 }
 
 // readyFindings are what /readyz checks, but for what the broker's findings say better.

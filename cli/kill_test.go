@@ -70,6 +70,57 @@ func TestNothingIsLostWhenTheWholeProcessIsKilled(t *testing.T) {
 	}
 }
 
+// TestTheBooksCloseOverEverythingThatWaitsAndFails has messages wait parked, be retried
+// in both tiers, die and be redriven, while the configuration changes, types are paused,
+// and everything is killed.
+func TestTheBooksCloseOverEverythingThatWaitsAndFails(t *testing.T) {
+	const kills = 6
+	seed := rand.Uint64()
+	random := rand.New(rand.NewPCG(seed, 0))
+	u := newUsher(t)
+	u.rewriteFile(replaced("drain: 5s}", "drain: 5s, parkAfter: 1s}"))
+	u.rewriteFile(replaced("card.charge:   {plugin: shop, retry: {attempts: 2, backoff: 50ms}}", "card.charge:   {plugin: shop, retry: {attempts: 2, backoff: 50ms, redeliveries: [1s, 1s]}}"))
+	l := ledger.New(ledger.Config{Broker: u.stomp, Kinds: ledger.Shop(), Every: 15 * time.Millisecond, Seed: seed})
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var producers sync.WaitGroup
+	for p := range 4 {
+		producers.Go(func() { l.Produce(ctx, fmt.Sprintf("p%d", p)) })
+	}
+	for i := range kills {
+		u.start()
+		u.rewrite("", generation(i))
+		u.cli("type", []string{"pause", "resume"}[i%2], "report.daily")
+		var operator sync.WaitGroup
+		operator.Go(func() { u.cli("dlq", "redrive", "--all", "--rate", "100") }) // it may be cut short
+		pause(ctx, 300*time.Millisecond+time.Duration(random.Int64N(int64(1500*time.Millisecond))))
+		u.kill()
+		operator.Wait()
+	}
+	u.start()
+	u.cli("type", "resume", "report.daily")
+	stop()
+	producers.Wait()
+	u.drained()
+	u.wantCLI(0, "are redriven", "dlq", "redrive", "--all", "--rate", "1000")
+	u.drained()
+
+	r, err := records.Open(records.Config{Path: u.dir + "/.usher/records.db", Log: zerolog.Nop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	a, err := l.Close(t.Context(), ledger.Evidence{Effects: []string{u.effects}, Broker: u.stomp, Table: r, Archive: r, Redriven: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.stop()
+	t.Logf("ledger after %d kills, seed %d: %v", kills, seed, a)
+	if a.Lost != 0 || a.Unexpected != 0 || a.Acknowledged < 100 || a.Dead < 20 {
+		t.Errorf("lost %d, unexpected %d, acknowledged %d, dead %d; want 0, 0, and at least 100 and 20", a.Lost, a.Unexpected, a.Acknowledged, a.Dead)
+	}
+}
+
 // orphan fails the test if the plugin outlives its host by two seconds.
 func (u *usher) orphan(pid int) {
 	u.t.Helper()

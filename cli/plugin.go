@@ -62,7 +62,13 @@ func newPluginList() *cobra.Command {
 			w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
 			fmt.Fprintln(w, "PLUGIN\tSTATE\tPID\tCREDIT\tRESTARTS\tSINCE\tTYPES\tERROR")
 			for _, p := range l.Items {
+				if !p.Quarantined.IsZero() {
+					p.State += ", quarantine"
+				}
 				fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%s\t%s\t%s\n", p.Name, p.State, p.PID, p.Credit, p.Restarts, ago(p.Since), strings.Join(p.Types, ","), p.Error)
+				if n := p.Next; n != nil {
+					fmt.Fprintf(w, "%s (next)\t%s\t%d\t%d\t%d\t%s\t%s\t%s\n", n.Name, n.State, n.PID, n.Credit, n.Restarts, ago(n.Since), strings.Join(n.Types, ","), n.Error)
+				}
 			}
 			return w.Flush()
 		},

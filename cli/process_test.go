@@ -39,6 +39,10 @@ func binary(t *testing.T) string {
 }
 
 func TestMain(m *testing.M) {
+	if os.Getenv(assassin) != "" {
+		serveAssassin()
+		return
+	}
 	code := m.Run()
 	if err := os.RemoveAll(filepath.Join(os.TempDir(), fmt.Sprintf("usher-test-%d", os.Getpid()))); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -107,6 +111,13 @@ func freePort(t *testing.T) string {
 // start starts it and waits until it is ready.
 func (u *usher) start() {
 	u.t.Helper()
+	u.launch()
+	u.eventually(20*time.Second, "ready", func() bool { return u.get("/readyz", nil) == http.StatusOK })
+}
+
+// launch starts it.
+func (u *usher) launch() {
+	u.t.Helper()
 	u.stderr = &bytes.Buffer{}
 	args := u.args
 	if args == nil {
@@ -119,7 +130,6 @@ func (u *usher) start() {
 	}
 	u.exited = make(chan error, 1)
 	go func(cmd *exec.Cmd, exited chan<- error) { exited <- cmd.Wait() }(u.cmd, u.exited)
-	u.eventually(20*time.Second, "ready", func() bool { return u.get("/readyz", nil) == http.StatusOK })
 }
 
 // kill ends it as a power failure would.

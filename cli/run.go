@@ -23,6 +23,10 @@ func runCommand() *cobra.Command {
 this process, durable, in the state folder. SIGTERM and Ctrl-C stop it in an orderly
 way: nothing new is started, what runs may finish within engine.drain, exit 0.
 
+When a configuration file changes it is read again, within a second or two, or at once on
+SIGHUP: types, plugins, priorities, delays, retries and limits follow while messages flow.
+What is wrong changes nothing, and is logged.
+
 Its roles are engine, which runs messages, and monitor, which archives dead letters and
 tells people. Both by default; in separate processes they need a broker of their own.
 
@@ -32,7 +36,8 @@ USHER_WATCH_KEYS, USHER_WEBHOOK_SECRET.`,
   usher run --roles monitor
   USHER__ENGINE__SLOTS=64 usher run --config base.yaml --config prod.yaml`,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
-			cfg, err := config.Load(config.Options{Files: files, Environ: os.Environ()})
+			options := config.Options{Files: files, Environ: os.Environ()}
+			cfg, err := config.Load(options)
 			if err != nil {
 				return err
 			}
@@ -44,7 +49,7 @@ USHER_WATCH_KEYS, USHER_WEBHOOK_SECRET.`,
 			if !r.engine && len(cfg.Broker.URLs) == 0 {
 				return fail(exitUsage, "--roles monitor needs a broker that others reach as well: name it under broker: in the configuration")
 			}
-			log, err := newLogger(c.ErrOrStderr(), cfg.Log.Level, cfg.Log.Format)
+			log, level, err := newLogger(c.ErrOrStderr(), cfg.Log.Level, cfg.Log.Format)
 			if err != nil {
 				return err
 			}
@@ -52,6 +57,7 @@ USHER_WATCH_KEYS, USHER_WEBHOOK_SECRET.`,
 			if err != nil {
 				return err
 			}
+			s.level, s.reload = level, newReloader(options, s)
 			defer func() { err = errors.Join(err, s.close()) }()
 			log.Info().Str("broker", s.stompURL()).Str("http", s.httpURL()).Str("version", buildInfo().Version).Msg("usher runs")
 			return s.run(c.Context())
@@ -91,15 +97,15 @@ func parseRoles(names []string) (r roles, err error) {
 
 // newLogger writes for people on a terminal, and JSON elsewhere, unless format
 // says otherwise.
-func newLogger(w io.Writer, level, format string) (zerolog.Logger, error) {
-	l, err := zerolog.ParseLevel(level)
-	if err != nil {
-		return zerolog.Nop(), fail(exitUsage, "the log level %q is none of debug, info, warn, error", level)
+func newLogger(w io.Writer, level, format string) (zerolog.Logger, *logLevel, error) {
+	l := &logLevel{}
+	if err := l.set(level); err != nil {
+		return zerolog.Nop(), nil, err
 	}
 	if _, ready := w.(zerolog.ConsoleWriter); !ready && (format == "console" || format == "auto" && isTerminal(w)) {
 		w = zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly, NoColor: !isTerminal(w)}
 	}
-	return zerolog.New(zerolog.SyncWriter(w)).Level(l).With().Timestamp().Logger(), nil
+	return zerolog.New(zerolog.SyncWriter(w)).Sample(l).With().Timestamp().Logger(), l, nil
 }
 
 // printLines prints text lines to the command's output.

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"slices"
 	"syscall"
 	"time"
@@ -16,11 +15,12 @@ import (
 
 	"usher/config"
 	"usher/engine"
+	"usher/engine/dynamo"
 	"usher/engine/embedded/broker"
 	"usher/engine/embedded/live"
-	"usher/engine/embedded/records"
 	"usher/engine/monitor"
 	"usher/engine/monitor/webhook"
+	"usher/engine/otlp"
 	"usher/engine/pluginhost"
 	"usher/engine/stomp"
 	"usher/server"
@@ -32,14 +32,18 @@ type stack struct {
 	cfg       *config.Config
 	roles     roles
 	log       zerolog.Logger
+	level     *logLevel // of log; nil: it is fixed
+	reload    *reloader // nil: the configuration stays as it is
 	observers []engine.Observer
+	settled   *settledLog
 
 	httpLn  net.Listener
 	stompLn net.Listener // nil: the broker is elsewhere
 	broker  *broker.Broker
-	records *records.Records
+	records store
 	stomp   *stomp.Broker
 	host    *pluginhost.Host  // nil: there is no engine here
+	handler engine.Handler    // host, and its spans
 	engine  *engine.Engine    // likewise
 	letters *stomp.Subscriber // nil: there is no monitor here
 	monitor *monitor.Monitor  // likewise
@@ -60,7 +64,8 @@ func openStack(cfg *config.Config, state string, r roles, log zerolog.Logger, ob
 		}
 	}()
 	s.metrics = server.NewMetrics(typeNames(cfg))
-	s.observers = append(slices.Clone(observers), s.metrics)
+	s.settled = newSettledLog(s.part("messages"))
+	s.observers = append(slices.Clone(observers), s.metrics, s.settled)
 	for _, open := range []func() error{
 		s.openPorts,
 		func() error { return s.openState(state) },
@@ -123,8 +128,8 @@ func (s *stack) openState(dir string) (err error) {
 		}
 		s.undo = append(s.undo, s.broker.Close)
 	}
-	if s.records, err = records.Open(records.Config{Path: filepath.Join(dir, "records.db"), Log: s.part("records")}); err != nil {
-		return fail(exitFailed, "%w", err)
+	if s.records, err = openRecords(s.cfg, dir, s.part("records")); err != nil {
+		return err
 	}
 	s.undo = append(s.undo, s.records.Close)
 	return nil
@@ -183,26 +188,52 @@ func (s *stack) openPlugins() (err error) {
 	if !s.roles.engine {
 		return nil
 	}
-	cfg := pluginhost.Config{
-		Plugins: map[string]pluginhost.Plugin{}, Types: map[string]string{},
-		Drain: s.cfg.Engine.Drain, Log: s.part("plugins"),
+	cfg, err := hostConfig(s.cfg)
+	if err != nil {
+		return err
 	}
-	for name, p := range s.cfg.Plugins {
+	cfg.Log = s.part("plugins")
+	if s.host, err = pluginhost.New(cfg); err != nil {
+		return fail(exitInvalid, "%w", err)
+	}
+	s.handler = s.host
+	if s.cfg.Traces.OTLP == "" {
+		return nil
+	}
+	tracer, err := otlp.New(context.Background(), otlp.Config{
+		URL: s.cfg.Traces.OTLP, Queue: s.queue(), Sample: s.cfg.Traces.Part(), Version: buildInfo().Version, LostFunc: s.metrics.SpansLost, Log: s.part("traces"),
+	})
+	if err != nil {
+		return fail(exitInvalid, "%w", err)
+	}
+	s.undo = append(s.undo, func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), lastSpans)
+		defer cancel()
+		return tracer.Shutdown(ctx)
+	})
+	s.handler = tracer.Trace(s.host)
+	return nil
+}
+
+// lastSpans is how long a collector may take for the last spans.
+const lastSpans = 2 * time.Second
+
+// hostConfig is what a configuration says of plugins.
+func hostConfig(c *config.Config) (pluginhost.Config, error) {
+	cfg := pluginhost.Config{Plugins: map[string]pluginhost.Plugin{}, Types: map[string]string{}, Drain: c.Engine.Drain}
+	for name, p := range c.Plugins {
 		command, err := pluginCommand(p.Command)
 		if err != nil {
-			return err
+			return cfg, err
 		}
 		cfg.Plugins[name] = pluginhost.Plugin{
 			Command: command, Dir: p.Dir, SHA256: p.SHA256, Files: p.Files, Env: p.Env, Grace: p.Grace,
 		}
 	}
-	for name, t := range s.cfg.Types {
+	for name, t := range c.Types {
 		cfg.Types[name] = t.Plugin
 	}
-	if s.host, err = pluginhost.New(cfg); err != nil {
-		return fail(exitInvalid, "%w", err)
-	}
-	return nil
+	return cfg, nil
 }
 
 // pluginCommand puts this very binary in the place of the word usher.
@@ -221,22 +252,30 @@ func (s *stack) openEngine() (err error) {
 	if !s.roles.engine {
 		return nil
 	}
-	types := make(map[string]engine.Type, len(s.cfg.Types))
-	for name, t := range s.cfg.Types {
+	cfg := engine.Config{
+		Broker: s.stomp, Records: s.records, Bodies: s.records, Index: s.records, Holds: s.records, Handler: s.handler, Notifier: s.hub, Control: s.stomp,
+		Observer: everybody(s.observers), Log: s.part("engine"),
+		Queue: s.queue(), Window: s.cfg.Engine.Window, MaxBody: int(s.cfg.Engine.MaxBody),
+	}
+	reloadable(&cfg, s.cfg)
+	s.engine, err = engine.New(cfg)
+	return err
+}
+
+// reloadable is what a configuration says of the engine that can be changed while
+// it runs.
+func reloadable(to *engine.Config, c *config.Config) {
+	to.Slots, to.Reserved, to.ReservedFrom, to.Share = c.Engine.Slots, c.Engine.Reserve.Slots, c.Engine.Reserve.From, c.Starvation.Part()
+	to.Drain, to.ParkAfter, to.UnknownTypeWait = c.Engine.Drain, c.Engine.ParkAfter, c.UnknownType.Wait
+	to.Types = make(map[string]engine.Type, len(c.Types))
+	for name, t := range c.Types {
 		low, high := t.Levels()
-		types[name] = engine.Type{
-			MinLevel: low, MaxLevel: high, Concurrency: valueOr(t.Concurrency, 0), Rate: t.PerSecond(), Timeout: t.Timeout, Attempts: t.Retry.Attempts, Backoff: t.Retry.Backoff, Redeliveries: t.Retry.Redeliveries,
-			Delay: t.Delay.Default, Bypass: t.Delay.Bypass, MaxAge: t.MaxAge,
+		to.Types[name] = engine.Type{
+			MinLevel: low, MaxLevel: high, Concurrency: valueOr(t.Concurrency, 0), Rate: t.PerSecond(),
+			Timeout: t.Timeout, Attempts: t.Retry.Attempts, Backoff: t.Retry.Backoff, Redeliveries: t.Retry.Redeliveries,
+			Delay: t.Delay.Default, Bypass: t.Delay.Bypass, MaxAge: t.MaxAge, Dedupe: engine.Dedupe(t.Dedupe),
 		}
 	}
-	s.engine, err = engine.New(engine.Config{
-		Broker: s.stomp, Records: s.records, Bodies: s.records, Index: s.records, Handler: s.host, Notifier: s.hub, Observer: everybody(s.observers), Log: s.part("engine"),
-		Queue: s.queue(), Slots: s.cfg.Engine.Slots, Window: s.cfg.Engine.Window, MaxBody: int(s.cfg.Engine.MaxBody),
-		Drain: s.cfg.Engine.Drain, ParkAfter: s.cfg.Engine.ParkAfter,
-		Reserved: s.cfg.Engine.Reserve.Slots, ReservedFrom: s.cfg.Engine.Reserve.From, Share: s.cfg.Starvation.Part(),
-		Types: types, UnknownTypeWait: s.cfg.UnknownType.Wait,
-	})
-	return err
 }
 
 // lettersMemory is what the dead letters that are in hand may take.
@@ -291,7 +330,7 @@ func (s *stack) openServer() (err error) {
 		Addr: s.httpLn.Addr().String(), Token: s.cfg.Secrets.Token, Table: s.records, Broker: polled{s.stomp},
 		Archive: s.records, RedriveFunc: redriver.Redrive,
 		Metrics: s.metrics, PluginsFunc: s.plugins, Live: s.hub.Operators(), LivePublic: s.public, NotifyFunc: s.hub.Notify, Queue: s.queue(), Log: s.part("http"),
-		InHandFunc: s.stomp.InHand, BrokerFunc: s.brokerReport,
+		InHandFunc: s.stomp.InHand, BrokerFunc: s.brokerReport, ConfigFunc: s.configReport,
 		Checks: []server.Check{{Name: "broker", Func: s.brokerAlive}},
 	}
 	if s.engine != nil {
@@ -336,10 +375,20 @@ func (p polled) Depths(context.Context) (engine.Depths, error) { return p.broker
 func (s *stack) brokerReport() server.BrokerReport {
 	h := s.health()
 	report := server.BrokerReport{Connected: h.Connected, Address: h.Address, Since: h.Since}
+	report.Nudges = server.NudgeReport(s.stomp.NudgeCounts())
 	for _, f := range s.stomp.Findings() {
 		report.Findings = append(report.Findings, server.Finding{Name: f.Name, State: string(f.State), Detail: f.Detail, Help: f.Help})
 	}
 	return report
+}
+
+// configReport is the configuration that is in use.
+func (s *stack) configReport() (server.ConfigReport, error) {
+	if s.reload != nil {
+		return s.reload.look()
+	}
+	text, err := s.cfg.MarshalJSON()
+	return server.ConfigReport{Config: text}, err
 }
 
 func (s *stack) plugins() []server.Plugin {
@@ -349,12 +398,23 @@ func (s *stack) plugins() []server.Plugin {
 	status := s.host.Status()
 	list := make([]server.Plugin, 0, len(status))
 	for _, p := range status {
-		list = append(list, server.Plugin{
-			Name: p.Name, State: string(p.State), Ready: p.State == pluginhost.Ready, Types: p.Types, PID: p.PID,
-			Credit: s.host.Credit(p.Name), Restarts: p.Restarts, Since: p.Since, Error: p.LastError,
-		})
+		item := pluginOf(p)
+		item.Credit = s.host.Credit(p.Name)
+		list = append(list, item)
 	}
 	return list
+}
+
+func pluginOf(p pluginhost.PluginStatus) server.Plugin {
+	item := server.Plugin{
+		Name: p.Name, State: string(p.State), Ready: p.State == pluginhost.Ready, Types: p.Types, PID: p.PID,
+		Restarts: p.Restarts, Crashes: p.Crashes, Quarantined: p.Quarantined, Since: p.Since, Error: p.LastError,
+	}
+	if p.Next != nil {
+		next := pluginOf(*p.Next)
+		item.Next = &next
+	}
+	return item
 }
 
 func (s *stack) queues() []server.Queue {
@@ -369,7 +429,7 @@ func (s *stack) queues() []server.Queue {
 // run runs all parts until ctx ends, then stops them in an orderly way: the
 // engine first, what it stands on last.
 func (s *stack) run(ctx context.Context, more ...layer) error {
-	var layers []layer
+	layers := []layer{{"log", s.settled.run}}
 	if s.embedded() {
 		layers = append(layers, layer{"broker", func(ctx context.Context) error { return s.broker.Serve(ctx, s.stompLn) }})
 	}
@@ -381,6 +441,12 @@ func (s *stack) run(ctx context.Context, more ...layer) error {
 	}
 	if s.roles.engine {
 		layers = append(layers, layer{"plugins", s.host.Run}, layer{"stomp", s.stomp.Run}, layer{"engine", s.engine.Run})
+	}
+	if tables, is := s.records.(*dynamo.Records); is && s.roles.engine {
+		layers = append(layers, layer{"orphans", func(ctx context.Context) error { return dropOrphans(ctx, tables, s.part("records")) }})
+	}
+	if s.reload != nil {
+		layers = append(layers, layer{"configuration", s.reload.run})
 	}
 	return runLayers(ctx, append(layers, more...)...)
 }

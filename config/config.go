@@ -16,10 +16,12 @@ type Config struct {
 	Plugins     map[string]Plugin `koanf:"plugins"` // by name
 	Broker      Broker            `koanf:"broker"`
 	Embedded    Embedded          `koanf:"embedded"`
+	Records     Records           `koanf:"records"`
 	Server      Server            `koanf:"server"`
 	Notify      Notify            `koanf:"notify"`
 	Monitor     Monitor           `koanf:"monitor"`
 	Log         Log               `koanf:"log"`
+	Traces      Traces            `koanf:"traces"`
 
 	// Secrets come from the environment only.
 	Secrets Secrets `koanf:"-"`
@@ -63,7 +65,23 @@ type Starvation struct {
 
 // Part is the share as a number, 0 to 0.5.
 func (s Starvation) Part() float64 {
-	n, err := strconv.Atoi(strings.TrimSuffix(s.Share, "%"))
+	return part(s.Share)
+}
+
+// Traces is where spans go.
+type Traces struct {
+	// OTLP is the URL of an OpenTelemetry collector; "": there are no spans.
+	OTLP string `koanf:"otlp"`
+	// Sample is how many of the traces that usher begins are told of, as in "10%".
+	Sample string `koanf:"sample"`
+}
+
+// Part is the sample as a part of 1.
+func (t Traces) Part() float64 { return part(t.Sample) }
+
+// part reads a percentage; 0 if it is none.
+func part(text string) float64 {
+	n, err := strconv.Atoi(strings.TrimSuffix(text, "%"))
 	if err != nil {
 		return 0
 	}
@@ -93,6 +111,8 @@ type Type struct {
 	Delay   Delay         `koanf:"delay"`
 	// MaxAge is how old a message may get by being deferred.
 	MaxAge time.Duration `koanf:"maxAge"`
+	// Dedupe is what becomes of a message that is sent again: done, claim or off.
+	Dedupe string `koanf:"dedupe"`
 }
 
 // Levels are the bounds of a message's level; nil: there are none.
@@ -166,6 +186,19 @@ type Broker struct {
 type Embedded struct {
 	// Stomp is the address it listens on, host:port. Empty if it is not used.
 	Stomp string `koanf:"stomp"`
+}
+
+// Records says where records are kept.
+type Records struct {
+	// DynamoDB has the tables; without a name of them it is a file of this machine.
+	DynamoDB DynamoDB `koanf:"dynamodb"`
+}
+
+// DynamoDB says which tables, and where.
+type DynamoDB struct {
+	Table    string `koanf:"table"`    // their names begin with it; "": none are used
+	Region   string `koanf:"region"`   // "": that of the environment
+	Endpoint string `koanf:"endpoint"` // "": the region's
 }
 
 // Server is the HTTP server.

@@ -30,7 +30,7 @@ const (
 
 // keys is the table. Sections stand before what is in them.
 func keys() []key {
-	return slices.Concat(engineKeys(), typeKeys(), pluginKeys(), brokerKeys(), serverKeys(), monitorKeys(), logKeys(), unknownTypeKeys())
+	return slices.Concat(engineKeys(), typeKeys(), pluginKeys(), brokerKeys(), recordKeys(), serverKeys(), monitorKeys(), logKeys(), traceKeys(), unknownTypeKeys())
 }
 
 func engineKeys() []key {
@@ -42,7 +42,7 @@ func engineKeys() []key {
 			doc: "Messages in hand of each lane, un-acked: what the broker sends ahead."},
 		{path: "engine drain", kind: duration(time.Millisecond, 10*time.Minute), def: "10s", reload: true,
 			doc: "How long a stop waits for the messages that run. What is not done then is delivered again."},
-		{path: "engine parkAfter", kind: duration(time.Second, 5*time.Minute), def: "5s",
+		{path: "engine parkAfter", kind: duration(time.Second, 5*time.Minute), def: "5s", reload: true,
 			doc: "The longest wait that is left to the broker's scheduler. What waits longer is parked in the record table and costs the broker nothing."},
 		{path: "engine maxBody", kind: size(kib, 32*mib), def: "1MiB",
 			doc: "The longest body that is run. A longer one is dead-lettered as too_large."},
@@ -89,6 +89,8 @@ func typeKeys() []key {
 			doc: "Messages of this level and above do not wait for it. A wait that a header or an operator asks for holds for all levels."},
 		{path: "types * maxAge", kind: duration(time.Second, 30*day), def: "24h", reload: true,
 			doc: "How old a message may get by being deferred by its handler. Then it is dead-lettered."},
+		{path: "types * dedupe", kind: choice("done", "claim", "off"), def: "done", reload: true,
+			doc: "What becomes of a message that is sent again with the same id and body. done: it is acked once the first is done. claim: also, and where two engines get both at once one runs it, for a write more a message. off: it runs, and the broker's own message-id is its id."},
 	}
 }
 
@@ -127,6 +129,19 @@ func brokerKeys() []key {
 	}
 }
 
+func recordKeys() []key {
+	return []key{
+		{path: "records", doc: "Where records, messages that wait, and dead letters are kept. Without it that is a file in the state folder."},
+		{path: "records dynamodb", doc: "Tables of Amazon DynamoDB, which engines on many machines share. Credentials are found as all AWS tools find them."},
+		{path: "records dynamodb table", kind: pattern("the beginning of the tables' names, 3 to 200 of A-Z a-z 0-9 . _ -", `^[A-Za-z0-9._-]{3,200}$`, "usher"), required: true, orElse: ", or remove dynamodb",
+			doc: "What the names of the tables begin with: usher for usher-records, usher-bodies and usher-letters. They must be there."},
+		{path: "records dynamodb region", kind: pattern("an AWS region", `^[a-z0-9-]{1,40}$`, "eu-central-1"),
+			doc: "Their region. Without it that of the environment (AWS_REGION) or of the AWS profile."},
+		{path: "records dynamodb endpoint", kind: webURL(),
+			doc: "Another address than the region's: a VPC endpoint, or what stands in for DynamoDB in tests."},
+	}
+}
+
 func serverKeys() []key {
 	return []key{
 		{path: "server", doc: "The HTTP server: health, metrics, API, status over WebSocket."},
@@ -161,6 +176,16 @@ func logKeys() []key {
 			doc: "The least severe level that is logged."},
 		{path: "log format", kind: choice("auto", "json", "console"), def: "auto",
 			doc: "json is one object a line, console is for people; auto is console on a terminal, else json."},
+	}
+}
+
+func traceKeys() []key {
+	return []key{
+		{path: "traces", doc: "What an OpenTelemetry collector is told: a span for each attempt."},
+		{path: "traces otlp", kind: pattern("an http or https URL", `^https?://[^\s/?#@]+[^\s?#@]*$`, "http://127.0.0.1:4318"),
+			doc: "The collector, which takes OTLP over HTTP; /v1/traces is added. Without it there are no spans."},
+		{path: "traces sample", kind: percent(100), def: "100%",
+			doc: "How many of the traces that usher begins are told of; for those that producers began their traceparent says it."},
 	}
 }
 

@@ -55,7 +55,7 @@ func TestDefaultsAreThoseOfTheEngine(t *testing.T) {
 	for _, c := range []struct{ got, want any }{
 		{cfg.Engine.Slots, engine.DefaultSlots}, {cfg.Engine.Window, engine.DefaultWindow}, {cfg.Engine.MaxBody, int64(engine.DefaultMaxBody)},
 		{cfg.Engine.Drain, engine.DefaultDrain}, {cfg.Engine.ParkAfter, engine.DefaultPark}, {cfg.Broker.Queue, engine.WorkQueue}, {rush.Timeout, engine.DefaultTimeout},
-		{rush.Retry.Attempts, engine.DefaultAttempts}, {rush.Retry.Backoff, engine.DefaultBackoff}, {rush.MaxAge, engine.DefaultMaxAge},
+		{rush.Retry.Attempts, engine.DefaultAttempts}, {rush.Retry.Backoff, engine.DefaultBackoff}, {rush.MaxAge, engine.DefaultMaxAge}, {engine.Dedupe(rush.Dedupe), engine.DedupeDone},
 		{lanes, engine.Levels + 1},
 		{tree().at(path{"types", "*", "priority"}).kind.words, fmt.Sprintf("a level, 0 to %d, or a range of them", engine.Levels-1)},
 		{tree().at(path{"types", "*", "retry", "backoff"}).kind.words, duration(time.Millisecond, engine.MaxShortWait).words},
@@ -130,7 +130,7 @@ func TestSizes(t *testing.T) {
 }
 
 func TestNearest(t *testing.T) {
-	words := []string{"plugin", "priority", "concurrency", "rate", "timeout", "retry", "delay", "maxAge"}
+	words := []string{"plugin", "priority", "concurrency", "rate", "timeout", "retry", "delay", "maxAge", "dedupe"}
 	for text, want := range map[string]string{
 		"prioirty": "priority", "Priority": "priority", "max_age": "maxAge", "MAX-AGE": "maxAge", "plug": "plugin", "timeouts": "timeout",
 		"rety": "retry", "dealy": "delay", "x": "", "": "", "throughput": "", "pluginpluginplugin": "", strings.Repeat("a", 5000): "",
@@ -188,8 +188,8 @@ func TestExplain(t *testing.T) {
 		"engine.slot":         `there is no key "engine.slot" (did you mean "engine.slots"?)`,
 		"types.a.b.timout":    `there is no key "types.a.b.timout" (did you mean "types.a.b.timeout"?)`,
 		"attempts":            `there is no key "attempts" (did you mean "types.<name>.retry.attempts"?)`,
-		"nothing.of.the.kind": `there is no key "nothing.of.the.kind"; the sections are engine, starvation, types, plugins, broker, embedded, server, notify, monitor, log, unknownType`,
-		"":                    `there is no key ""; the sections are engine, starvation, types, plugins, broker, embedded, server, notify, monitor, log, unknownType`,
+		"nothing.of.the.kind": `there is no key "nothing.of.the.kind"; the sections are engine, starvation, types, plugins, broker, embedded, records, server, notify, monitor, log, traces, unknownType`,
+		"":                    `there is no key ""; the sections are engine, starvation, types, plugins, broker, embedded, records, server, notify, monitor, log, traces, unknownType`,
 	} {
 		if got, err := Explain(name); err == nil || err.Error() != want {
 			t.Errorf("%s: %v\n%s", name, err, got)

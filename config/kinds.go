@@ -279,7 +279,7 @@ func rate() kind {
 
 // percent is a share.
 func percent(most int) kind {
-	k := pattern(fmt.Sprintf("a share, 0%% to %d%%", most), `^[0-9]{1,2}%$`, "5%")
+	k := pattern(fmt.Sprintf("a share, 0%% to %d%%", most), `^[0-9]{1,3}%$`, "5%")
 	parse := k.parseFunc
 	k.parseFunc = func(s string) (any, error) {
 		if _, err := parse(s); err != nil {

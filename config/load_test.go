@@ -58,6 +58,7 @@ func TestNothingAtAllIsTheDefaults(t *testing.T) {
 		Notify:     Notify{PerAddress: 64, Stage: "local"},
 		Monitor:    Monitor{Window: 5 * time.Minute},
 		Log:        Log{Level: "info", Format: "auto"},
+		Traces:     Traces{Sample: "100%"},
 	}
 	for name, content := range map[string]string{
 		"no file": "", "blank": "\n\n", "comments": "# nothing\n", "BOM": "\ufeff", "null": "null\n",
@@ -80,7 +81,7 @@ func TestTypesAndPluginsHaveTheirDefaults(t *testing.T) {
 	cfg := mustLoad(t, fromText(shop))
 	rush := cfg.Types["order.rush"]
 	if want := (Type{
-		Plugin: "shop", Timeout: 30 * time.Second, Retry: Retry{Attempts: 3, Backoff: 200 * time.Millisecond}, MaxAge: 24 * time.Hour,
+		Plugin: "shop", Timeout: 30 * time.Second, Retry: Retry{Attempts: 3, Backoff: 200 * time.Millisecond}, MaxAge: 24 * time.Hour, Dedupe: "done",
 	}); !reflect.DeepEqual(rush, want) {
 		t.Errorf("type: %+v, want %+v", rush, want)
 	}
@@ -99,7 +100,7 @@ func TestEveryKeyIsRead(t *testing.T) {
 	cfg := mustLoad(t, fromText(`
 engine: {slots: 4, reserve: {slots: 3, from: 7}, window: 2, drain: 3s, parkAfter: 4s, maxBody: 4KiB, memory: 5MiB}
 types:
-  a.b: {plugin: p, priority: 0, concurrency: 5, rate: 10/m, timeout: 6ms, retry: {attempts: 7, backoff: 8ms, redeliveries: [30s, 5m]}, delay: {default: 1d12h, bypass: 0}, maxAge: 30d}
+  a.b: {plugin: p, priority: 0, concurrency: 5, rate: 10/m, timeout: 6ms, retry: {attempts: 7, backoff: 8ms, redeliveries: [30s, 5m]}, delay: {default: 1d12h, bypass: 0}, maxAge: 30d, dedupe: off}
 plugins:
   p:
     command: [/bin/p, "", "two\nlines"]
@@ -115,13 +116,14 @@ monitor: {window: 90s, webhook: {url: "http://ops.example:81/a?b=c"}}
 log: {level: trace, format: console}
 unknownType: {wait: 12h}
 starvation: {share: 5%}
+traces: {otlp: "http://127.0.0.1:4318", sample: 7%}
 `))
 	zero, five := 0, 5
 	want := &Config{
 		Engine: Engine{Slots: 4, Reserve: Reserve{Slots: 3, From: 7}, Window: 2, Drain: 3 * time.Second, ParkAfter: 4 * time.Second, MaxBody: 4096, Memory: 5 << 20},
 		Types: map[string]Type{"a.b": {
 			Plugin: "p", Priority: "0", Concurrency: &five, Rate: "10/m", Timeout: 6 * time.Millisecond, Retry: Retry{Attempts: 7, Backoff: 8 * time.Millisecond, Redeliveries: []time.Duration{30 * time.Second, 5 * time.Minute}},
-			Delay: Delay{Default: 36 * time.Hour, Bypass: &zero}, MaxAge: 720 * time.Hour,
+			Delay: Delay{Default: 36 * time.Hour, Bypass: &zero}, MaxAge: 720 * time.Hour, Dedupe: "off",
 		}},
 		Plugins: map[string]Plugin{"p": {
 			Command: []string{"/bin/p", "", "two\nlines"}, Dir: "/tmp", SHA256: strings.Repeat("a", 64),
@@ -134,6 +136,7 @@ starvation: {share: 5%}
 		Notify:      Notify{Origins: []string{"https://a.example", "http://[::1]:3000"}, PerAddress: 12, Stage: "s-1"},
 		Monitor:     Monitor{Window: 90 * time.Second, Webhook: Webhook{URL: "http://ops.example:81/a?b=c"}},
 		Log:         Log{Level: "trace", Format: "console"},
+		Traces:      Traces{OTLP: "http://127.0.0.1:4318", Sample: "7%"},
 		UnknownType: UnknownType{Wait: 12 * time.Hour},
 		Starvation:  Starvation{Share: "5%"},
 	}

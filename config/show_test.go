@@ -45,6 +45,10 @@ func someConfig(t *rapid.T) *Config {
 		Notify:      Notify{PerAddress: rapid.IntRange(1, 100_000).Draw(t, "perAddress"), Stage: pick("local", "prod-2")},
 		Monitor:     Monitor{Window: between(time.Second, day), Webhook: Webhook{URL: pick("", "https://ops.example/x?y=1")}},
 		Log:         Log{Level: pick("trace", "error"), Format: pick("auto", "json")},
+		Traces:      Traces{OTLP: pick("", "https://collector.example:4318/base"), Sample: pick("0%", "100%")},
+	}
+	if rapid.Bool().Draw(t, "dynamodb") {
+		cfg.Records.DynamoDB = DynamoDB{Table: pick("usher", "usher.prod"), Region: pick("", "eu-central-1"), Endpoint: pick("", "https://dynamodb.example")}
 	}
 	if rapid.Bool().Draw(t, "own broker") {
 		cfg.Embedded = Embedded{}
@@ -68,7 +72,7 @@ func someConfig(t *rapid.T) *Config {
 	names := rapid.OneOf(rapid.StringMatching(`[A-Za-z0-9._-]{1,128}`), rapid.SampledFrom([]string{"null", "true", "1", "0x1", "1.0", "-", ".", "-.inf", "2026-01-01"}))
 	for _, name := range rapid.SliceOfNDistinct(names, 0, 4, rapid.ID[string]).Draw(t, "types") {
 		typ := Type{
-			Plugin: pick(plugins...), Timeout: between(time.Millisecond, time.Hour), MaxAge: between(time.Second, 30*day),
+			Plugin: pick(plugins...), Timeout: between(time.Millisecond, time.Hour), MaxAge: between(time.Second, 30*day), Dedupe: pick("done", "claim", "off"),
 			Retry: Retry{Attempts: rapid.IntRange(1, 100).Draw(t, "attempts"), Backoff: between(time.Millisecond, 2*time.Second)},
 			Delay: Delay{Default: between(0, 30*day)},
 		}

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"encoding/json"
 	"time"
 
 	"usher/engine"
@@ -23,8 +24,15 @@ type Message struct {
 	SetBy               engine.DueBy `json:"setBy,omitempty"`
 	Attempts            int          `json:"attempts"`
 	Redeliveries        int          `json:"redeliveries"`
-	Reason              string       `json:"reason,omitempty"`
-	UpdatedAt           time.Time    `json:"updatedAt,omitzero"`
+	// Crashes is how often its plugin's process ended with it in hand, Deaths how many
+	// engines died while they ran it alone.
+	Crashes int    `json:"crashes,omitempty"`
+	Deaths  int    `json:"deaths,omitempty"`
+	Reason  string `json:"reason,omitempty"`
+	// Held says that it waits for its type, which is paused or otherwise held,
+	// whenever it is due.
+	Held      bool      `json:"held,omitempty"`
+	UpdatedAt time.Time `json:"updatedAt,omitzero"`
 	// Live is the last status from the engine of this process, while it has the
 	// message in hand.
 	Live *engine.Status `json:"live,omitempty"`
@@ -156,6 +164,16 @@ type BrokerReport struct {
 	Since     time.Time `json:"since,omitzero"`
 	// Findings are empty without a session.
 	Findings []Finding `json:"findings"`
+	// Nudges are what engines have told each other, as far as it came here.
+	Nudges NudgeReport `json:"nudges"`
+}
+
+// NudgeReport counts since the start what other engines told this one: in all, of it
+// what could not be read, and what nobody had the time to take.
+type NudgeReport struct {
+	Came uint64 `json:"came"`
+	Junk uint64 `json:"junk"`
+	Lost uint64 `json:"lost"`
 }
 
 // Finding is one thing that was looked at.
@@ -176,6 +194,40 @@ const (
 	StateUnknown = "unknown"
 )
 
+// TypeList is the answer of /api/v1/types, in the order of their names.
+type TypeList struct {
+	Items []Type `json:"items"`
+}
+
+// Type is one type of messages.
+type Type struct {
+	Name string `json:"name"`
+	// Plugin is empty if the configuration does not have the type.
+	Plugin  string `json:"plugin,omitempty"`
+	Ready   int    `json:"ready"`   // messages in this engine that may run and have no slot yet
+	Running int    `json:"running"` // those that have one
+	// Held says that its messages wait, parked: since an operator paused it, since
+	// a new configuration removed it, or because its plugin cannot take them now.
+	Held    bool      `json:"held"`
+	Paused  time.Time `json:"paused,omitzero"`
+	Removed time.Time `json:"removed,omitzero"`
+	// Waiting is how many of its messages wait, of a type that is held; More says
+	// that there are more.
+	Waiting int  `json:"waiting,omitempty"`
+	More    bool `json:"more,omitempty"`
+}
+
+// ConfigReport is the answer of /api/v1/config.
+type ConfigReport struct {
+	// Config is what is in use, as YAML has it, defaults included and secrets not.
+	Config   json.RawMessage `json:"config"`
+	LoadedAt time.Time       `json:"loadedAt,omitzero"`
+	// Problem is what is wrong with the files as they are now; empty: nothing is.
+	Problem string `json:"problem,omitempty"`
+	// NeedsRestart are the keys that have changed and take effect after a restart.
+	NeedsRestart []string `json:"needsRestart,omitempty"`
+}
+
 // PluginList is the answer of /api/v1/plugins.
 type PluginList struct {
 	Items []Plugin `json:"items"`
@@ -193,10 +245,17 @@ type Plugin struct {
 	// Credit is how many messages it takes at once, those that it has included.
 	Credit int `json:"credit"`
 	// Restarts counts how often a process of it was started after the first.
-	Restarts int       `json:"restarts"`
-	Since    time.Time `json:"since,omitzero"`
+	Restarts int `json:"restarts"`
+	// Crashes counts how often its process ended by itself in the last ten minutes.
+	Crashes int `json:"crashes"`
+	// Quarantined is since when it gets one message at a time, because it crashed too
+	// often; absent if it is not.
+	Quarantined time.Time `json:"quarantined,omitzero"`
+	Since       time.Time `json:"since,omitzero"`
 	// Error says, in one line, why it is not ready or what ended it last.
 	Error string `json:"error,omitempty"`
+	// Next is the process that is started to take its place; absent if none is.
+	Next *Plugin `json:"next,omitempty"`
 }
 
 // Readiness is the answer of /readyz in JSON.

@@ -26,6 +26,8 @@ type collector struct {
 	ready                 *prometheus.Desc // by level
 	running               *prometheus.Desc // by plugin, like those after it
 	up, credit, restarts  *prometheus.Desc
+	quarantined           *prometheus.Desc
+	nudges                *prometheus.Desc // by what
 }
 
 func newCollector(s *Server) *collector {
@@ -43,12 +45,14 @@ func newCollector(s *Server) *collector {
 		dead:         desc("usher_dead_queue_depth", "Messages in the queue of dead letters, where the broker tells."),
 		letters:      desc("usher_dead_letters", "Dead letters in the archive that wait for somebody.", "reason"),
 		oldestLetter: desc("usher_dead_letters_oldest_seconds", "Age of the oldest of them.", "reason"),
+		nudges:       desc("usher_nudges_total", "What engines have told each other, as far as it came here; junk could not be read, lost was not taken in time.", "what"),
 		inHand:       desc("usher_in_hand", "Messages that the engine was given and has not settled."),
 		ready:        desc("usher_ready", "Messages in the engine that may run and have no slot yet.", "level"),
 		running:      desc("usher_running", "Messages in handlers.", "plugin"),
 		up:           desc("usher_plugin_up", "1 while the plugin takes messages.", "plugin"),
 		credit:       desc("usher_plugin_credit", "Messages that the plugin takes at once, those that it has included.", "plugin"),
 		restarts:     desc("usher_plugin_restarts_total", "Processes of the plugin started after the first.", "plugin"),
+		quarantined:  desc("usher_plugin_quarantined", "1 while the plugin gets one message at a time, because it crashed too often.", "plugin"),
 	}
 }
 
@@ -57,7 +61,7 @@ var _ prometheus.Collector = (*collector)(nil)
 // Describe lists what Collect may tell.
 func (c *collector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		c.depth, c.inFlight, c.laneInHand, c.oldest, c.backlog, c.dead, c.letters, c.oldestLetter, c.inHand, c.finding, c.ready, c.running, c.up, c.credit, c.restarts,
+		c.depth, c.inFlight, c.laneInHand, c.oldest, c.backlog, c.dead, c.letters, c.oldestLetter, c.inHand, c.finding, c.ready, c.running, c.up, c.credit, c.restarts, c.quarantined, c.nudges,
 	} {
 		out <- d
 	}
@@ -69,7 +73,11 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	c.collectBacklogs(gauge)
-	for _, f := range c.server.cfg.BrokerFunc().Findings {
+	broker := c.server.cfg.BrokerFunc()
+	for what, n := range map[string]uint64{"came": broker.Nudges.Came, "junk": broker.Nudges.Junk, "lost": broker.Nudges.Lost} {
+		out <- prometheus.MustNewConstMetric(c.nudges, prometheus.CounterValue, float64(n), what)
+	}
+	for _, f := range broker.Findings {
 		if f.State != StateUnknown {
 			gauge(c.finding, boolean(f.State == StateOK), f.Name)
 		}
@@ -88,6 +96,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	for _, p := range plugins {
 		gauge(c.up, boolean(p.Ready), p.Name)
 		gauge(c.credit, float64(p.Credit), p.Name)
+		gauge(c.quarantined, boolean(!p.Quarantined.IsZero()), p.Name)
 		out <- prometheus.MustNewConstMetric(c.restarts, prometheus.CounterValue, float64(p.Restarts), p.Name)
 	}
 }

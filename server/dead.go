@@ -104,6 +104,19 @@ func readLevel(text string) (*int, error) {
 	return &level, nil
 }
 
+// readFlag reads a parameter that is true, false or absent.
+func readFlag(query url.Values, name string) (bool, error) {
+	text := query.Get(name)
+	if text == "" {
+		return false, nil
+	}
+	on, err := strconv.ParseBool(text)
+	if err != nil {
+		return false, badRequest("bad_"+name, fmt.Sprintf("%s is %.40q", name, text), "it is true or false")
+	}
+	return on, nil
+}
+
 // readTime reads a time; zero: none is asked for.
 func readTime(name, text string) (time.Time, error) {
 	if text == "" {

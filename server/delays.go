@@ -125,9 +125,13 @@ func (s *Server) move(w http.ResponseWriter, r *http.Request, id string, due tim
 		return fmt.Errorf("server: set the time of a message: %w", err)
 	}
 	s.cfg.Log.Info().Str("id", id).Time("due", due).Str("remote", r.RemoteAddr).Msg("an operator moved a message")
+	s.cfg.Engine.Nudge(engine.Nudge{Kind: engine.NudgeDelay, ID: id})
 	answer := Delay{
 		Message: describe(rec), TakesEffectWithin: engine.BindsWithin.String(),
-		Note: "one that waits for seconds only, or is too large to be parked, is looked at again when that wait is over; an attempt that runs is not stopped",
+		Note: "one that waits in the broker, for seconds only or because it is too large to be parked, is looked at again when that wait is over; an attempt that runs is not stopped",
+	}
+	if rec.Held() {
+		answer.Note = "its type is held: it runs when that ends (usher type list says why), and not before this time"
 	}
 	if inHand {
 		answer.add(live, rec)

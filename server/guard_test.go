@@ -170,7 +170,7 @@ func TestTheReferenceNamesEveryRoute(t *testing.T) {
 	}
 	var list server.RouteList
 	r.want(http.StatusOK, &list, http.MethodGet, "/api/v1", "")
-	if len(list.Routes) != 11 {
+	if len(list.Routes) != 14 {
 		t.Errorf("there are %d routes", len(list.Routes))
 	}
 	lines := strings.Split(string(page), "\n")

@@ -28,6 +28,18 @@ type fakeEngine struct {
 	stopped bool // guarded by mu, as the rest
 	view    engine.View
 	inHand  map[string]engine.Status
+	nudges  []engine.Nudge
+	// obeys is called when a message is to be stopped; nil: nothing obeys.
+	obeys func(id string)
+}
+
+func (f *fakeEngine) Nudge(n engine.Nudge) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.nudges = append(f.nudges, n)
+	if n.Stop && f.obeys != nil {
+		f.obeys(n.ID)
+	}
 }
 
 func (f *fakeEngine) InHand(id string) (engine.Status, bool) {

@@ -31,18 +31,67 @@ func (s *Server) cancel(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if live, inHand := s.cfg.Engine.InHand(id); inHand && live.State == engine.Processing {
-		return engine.ErrRunning
-	}
-	now := time.Now()
-	rec, err := s.cfg.Table.Cancel(r.Context(), id, now.Add(engine.FinalTTL))
+	running, err := readFlag(r.URL.Query(), "running")
 	if err != nil {
+		return err
+	}
+	live, inHand := s.cfg.Engine.InHand(id)
+	now := time.Now()
+	var rec engine.Record
+	err = engine.ErrRunning
+	if !inHand || live.State != engine.Processing {
+		rec, err = s.cfg.Table.Cancel(r.Context(), id, now.Add(engine.FinalTTL))
+	}
+	switch {
+	case running && (errors.Is(err, engine.ErrRunning) || errors.Is(err, engine.ErrNotFound)):
+		s.cfg.Log.Info().Str("id", id).Str("remote", r.RemoteAddr).Msg("an operator stops a message that runs")
+		return s.stop(w, r, id)
+	case err != nil:
 		return fmt.Errorf("server: cancel a message: %w", err)
 	}
 	s.cfg.Log.Info().Str("id", id).Str("remote", r.RemoteAddr).Msg("an operator cancelled a message")
+	s.cfg.Engine.Nudge(engine.Nudge{Kind: engine.NudgeCancel, ID: id, Stop: running})
 	s.cfg.NotifyFunc(rec.Watchers, rec.Snapshot(now))
 	writeJSON(w, http.StatusOK, describe(rec))
 	return nil
+}
+
+const (
+	// stopWithin is how long is waited for a message that is stopped, and stopLook how
+	// often is looked whether it has.
+	stopWithin = 5 * time.Second
+	stopLook   = 50 * time.Millisecond
+)
+
+// stop has the engine that runs a message stop it, and waits for what becomes of it. A
+// first attempt elsewhere has no record before it ends.
+func (s *Server) stop(w http.ResponseWriter, r *http.Request, id string) error {
+	s.cfg.Engine.Nudge(engine.Nudge{Kind: engine.NudgeCancel, ID: id, Stop: true})
+	tick := time.NewTicker(stopLook)
+	defer tick.Stop()
+	deadline := time.After(stopWithin)
+	for {
+		m, err := s.find(r.Context(), id)
+		switch {
+		case err != nil && !errors.Is(err, engine.ErrNotFound):
+			return err
+		case m.State.Final():
+			writeJSON(w, http.StatusOK, m)
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-r.Context().Done():
+			return r.Context().Err()
+		case <-deadline:
+			if err != nil {
+				return err
+			}
+			return problem(http.StatusConflict, "still_running", "the message is still running",
+				fmt.Sprintf("it has not ended within %v", stopWithin),
+				"its plugin has the time that plugins.<name>.grace gives it; an engine that cannot be told goes on: usher msg show tells")
+		}
+	}
 }
 
 func (s *Server) find(ctx context.Context, id string) (Message, error) {
@@ -68,7 +117,7 @@ func (s *Server) find(ctx context.Context, id string) (Message, error) {
 func describe(r engine.Record) Message {
 	m := Message{
 		ID: r.ID, Type: r.Type, State: r.State, Seen: r.Digest != "", Hop: r.Hop, SetBy: r.DueBy,
-		Attempts: r.Attempts, Redeliveries: r.Redeliveries, Reason: r.Reason, UpdatedAt: r.UpdatedAt,
+		Attempts: r.Attempts, Redeliveries: r.Redeliveries, Crashes: r.Crashes, Deaths: r.Deaths, Reason: r.Reason, Held: r.Held(), UpdatedAt: r.UpdatedAt,
 	}
 	if m.Seen {
 		m.Priority = &r.Priority

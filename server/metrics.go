@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -43,8 +44,11 @@ type Metrics struct {
 	hold        prometheus.Counter
 	sessions    prometheus.Counter
 	refused     *prometheus.CounterVec
+	spansLost   prometheus.Counter
 	connected   prometheus.Gauge
 	recordsUp   prometheus.Gauge
+	configOK    prometheus.Gauge
+	configAt    prometheus.Gauge
 }
 
 var _ engine.Observer = (*Metrics)(nil)
@@ -72,8 +76,11 @@ func NewMetrics(types []string) *Metrics {
 		hold:      counter("usher_hold_seconds_total", "Time in which slots idled so that a higher level could go first."),
 		sessions:  counter("usher_broker_sessions_total", "Sessions with the broker that were made."),
 		refused:   counters("usher_watch_refused_total", "Connections and subscriptions of watchers that were refused or ended.", "cause"),
+		spansLost: counter("usher_trace_spans_lost_total", "Spans that the collector of traces did not take."),
 		connected: gauge("usher_broker_connected", "1 while there is a session with the broker."),
 		recordsUp: gauge("usher_records_up", "1 while the record table answers the engine."),
+		configOK:  gauge("usher_config_last_reload_successful", "1 if the configuration was good when it was last read, 0 if it is not used."),
+		configAt:  gauge("usher_config_last_reload_success_timestamp_seconds", "When the configuration that is in use was read."),
 	}
 	m.recordsUp.Set(1)
 	m.SetTypes(types)
@@ -82,7 +89,7 @@ func NewMetrics(types []string) *Metrics {
 	}
 	m.registry.MustRegister(
 		m.received, m.attempts, m.settled, m.dead, m.followOns, m.released, m.lateness, m.queueWait, m.handlerTime,
-		m.hold, m.sessions, m.refused, m.connected, m.recordsUp,
+		m.hold, m.sessions, m.refused, m.spansLost, m.connected, m.recordsUp, m.configOK, m.configAt,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		collectors.NewBuildInfoCollector(),
 	)
@@ -129,9 +136,24 @@ func (m *Metrics) Observe(e engine.Event) {
 	}
 }
 
+// Describe lists all that /metrics can tell, once the server is made; see [prometheus.Collector].
+func (m *Metrics) Describe(out chan<- *prometheus.Desc) { m.registry.Describe(out) }
+
+// ConfigLoaded notes that the configuration was read, and whether it is in use now.
+func (m *Metrics) ConfigLoaded(ok bool, at time.Time) {
+	m.configOK.Set(0)
+	if ok {
+		m.configOK.Set(1)
+		m.configAt.Set(float64(at.UnixMilli()) / 1000)
+	}
+}
+
 // WatchRefused counts a watcher who was refused, by one of the few causes that
 // the endpoint knows. It does not block.
 func (m *Metrics) WatchRefused(cause string) { m.refused.WithLabelValues(cause).Inc() }
+
+// SpansLost counts spans that the collector of traces did not take. It does not block.
+func (m *Metrics) SpansLost(n int) { m.spansLost.Add(float64(n)) }
 
 func (m *Metrics) session(epoch uint64) {
 	if epoch == 0 {

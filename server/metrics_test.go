@@ -103,7 +103,7 @@ func TestEachStepIsCounted(t *testing.T) {
 func TestTheStateOfOthersIsAskedAtTheScrape(t *testing.T) {
 	r := setup(t, func(c *server.Config) {
 		c.PluginsFunc = func() []server.Plugin {
-			return []server.Plugin{{Name: "orders", Ready: true, Credit: 32, Restarts: 4}, {Name: "reports"}}
+			return []server.Plugin{{Name: "orders", Ready: true, Credit: 32, Restarts: 4}, {Name: "reports", Quarantined: time.Now()}}
 		}
 	})
 	r.engine.view.InHand, r.engine.view.ByPlugin = 5, map[string]int{"orders": 2, "a-plugin-of-yesterday": 1}
@@ -114,6 +114,7 @@ func TestTheStateOfOthersIsAskedAtTheScrape(t *testing.T) {
 		`usher_running{plugin="orders"}`: 2, `usher_running{plugin="reports"}`: 0,
 		`usher_plugin_up{plugin="orders"}`: 1, `usher_plugin_up{plugin="reports"}`: 0,
 		`usher_plugin_credit{plugin="orders"}`: 32, `usher_plugin_restarts_total{plugin="orders"}`: 4,
+		`usher_plugin_quarantined{plugin="orders"}`: 0, `usher_plugin_quarantined{plugin="reports"}`: 1,
 	})
 	for _, name := range []string{`usher_queue_depth{lane="p8"}`, `usher_dead_queue_depth`, `usher_queue_oldest_seconds{lane="p9"}`} {
 		if v, ok := got[name]; ok {

@@ -20,6 +20,7 @@ type Table interface {
 	SetDue(ctx context.Context, id string, due time.Time) (engine.Record, error)
 	Cancel(ctx context.Context, id string, expiresAt time.Time) (engine.Record, error)
 	Waiting(ctx context.Context, q engine.Waits) ([]engine.Record, error)
+	engine.HoldStore
 }
 
 // Broker is what the server needs of the message broker; see [engine.Broker].
@@ -31,6 +32,7 @@ type Broker interface {
 type Engine interface {
 	InHand(id string) (engine.Status, bool)
 	View() (engine.View, bool)
+	Nudge(n engine.Nudge)
 }
 
 // What is passed in outside of tests.
@@ -38,6 +40,7 @@ var (
 	_ Table = interface {
 		engine.Table
 		engine.Schedule
+		engine.HoldStore
 	}(nil)
 	_ Broker = engine.Broker(nil)
 	_ Engine = (*engine.Engine)(nil)
@@ -95,6 +98,9 @@ type Config struct {
 	// BrokerFunc tells of the broker session and what was found of the broker;
 	// Connected is the engine's to say, where there is one. Nil: nothing is known. It must not block.
 	BrokerFunc func() BrokerReport
+	// ConfigFunc tells the configuration that is in use. Nil: there is no such route.
+	// It must not block.
+	ConfigFunc func() (ConfigReport, error)
 	// Checks are asked for /readyz besides the engine, its broker session, the
 	// records and the plugins; for example how old the broker's last frame is,
 	// and whether a message of each level comes through its lane.
@@ -143,6 +149,7 @@ type nobody struct{}
 
 func (nobody) InHand(string) (engine.Status, bool) { return engine.Status{}, false }
 func (nobody) View() (engine.View, bool)           { return engine.View{}, false }
+func (nobody) Nudge(engine.Nudge)                  {}
 
 // validate reports all that is wrong at once.
 func (c Config) validate() error {

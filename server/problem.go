@@ -57,7 +57,7 @@ func asProblem(err error) (p *problemError, known bool) {
 	}
 	if errors.Is(err, engine.ErrRunning) {
 		return problem(http.StatusConflict, "running", "the message is running", "its handler has it now",
-			"try again when the attempt has ended: usher msg show tells"), true
+			"try again when the attempt has ended (usher msg show tells), or stop it: usher msg cancel --running"), true
 	}
 	return problem(http.StatusServiceUnavailable, "unavailable", "not now",
 		"the records or the broker did not answer", "try again; the log and /readyz?verbose say more"), false

@@ -34,7 +34,7 @@ func (s *Server) routes() []route {
 		{path: "/readyz", about: "200 when messages can be run, else 503; one line a check, with reasons if ?verbose", open: true, methods: get(s.readyz)},
 		{path: "/metrics", about: "Prometheus metrics", handler: s.metricsHandler()},
 		{path: "/api/v1", about: "this list", methods: get(s.index)},
-		{path: "/api/v1/messages/{id...}", about: "GET tells where a message is, DELETE cancels one that is not running", methods: map[string]endpoint{
+		{path: "/api/v1/messages/{id...}", about: "GET tells where a message is, DELETE cancels one, with ?running=true also while it runs", methods: map[string]endpoint{
 			http.MethodGet: s.message, http.MethodDelete: s.cancel,
 		}},
 		{path: "/api/v1/delays", about: "what waits, by the time it is due; ?limit and ?after page, ?type, ?level and ?dueBefore choose", methods: get(s.delays)},
@@ -43,9 +43,15 @@ func (s *Server) routes() []route {
 		}},
 		{path: "/api/v1/queues", about: "how much waits, level by level", methods: get(s.queues)},
 		{path: "/api/v1/broker", about: "what usher relies on at its broker, and whether it is so", methods: get(s.broker)},
+		{path: "/api/v1/types", about: "the types, what runs of each, and which are held", methods: get(s.types)},
+		{path: "/api/v1/types/{type}/pause", about: "POST has the messages of a type wait", methods: map[string]endpoint{http.MethodPost: s.pause}},
+		{path: "/api/v1/types/{type}/resume", about: "POST lets them go on", methods: map[string]endpoint{http.MethodPost: s.resume}},
 		{path: "/api/v1/plugins", about: "the plugins and how they are", methods: get(s.plugins)},
 	}
 	routes = append(routes, s.deadRoutes()...)
+	if s.cfg.ConfigFunc != nil {
+		routes = append(routes, route{path: "/api/v1/config", about: "the configuration that is in use, without secrets, and whether a newer one is wrong", methods: get(s.config)})
+	}
 	if s.cfg.Live != nil {
 		routes = append(routes, route{path: "/ws", about: `WebSocket: {"action":"subscribe","id":"…"} tells where a message is, live`, open: s.cfg.LivePublic != nil, handler: http.HandlerFunc(s.live)})
 	}

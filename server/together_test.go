@@ -36,7 +36,7 @@ func together(t *testing.T, h handlers.HandlerFunc) (*enginetest.FakeBroker, str
 		t.Fatal(err)
 	}
 	eng, err = engine.New(engine.Config{
-		Bodies: table, Index: table,
+		Bodies: table, Index: table, Holds: table,
 		Broker: broker, Records: table, Handler: inProcess{h}, Notifier: hub, Observer: metrics, Log: zerolog.Nop(),
 		Types: map[string]engine.Type{"order.placed": {}},
 	})
