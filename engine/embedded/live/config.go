@@ -28,7 +28,6 @@ const (
 	askWithin    = 30 * time.Second // a client that needs a token takes a place for no longer without one
 	tableTimeout = 5 * time.Second  // for one call of the record table
 	closeGrace   = 2 * time.Second  // for clients to take what is left and to answer the close
-	readLimit    = 4 << 10          // bytes of a client's frame
 	maxBadFrames = 10
 )
 

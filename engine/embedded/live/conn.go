@@ -12,6 +12,7 @@ import (
 	"github.com/coder/websocket"
 
 	"usher/engine"
+	"usher/engine/watchframe"
 	"usher/engine/watchtoken"
 )
 
@@ -23,9 +24,9 @@ type conn struct {
 	id      string
 	trusted bool // no token is asked for
 
-	signal  chan struct{} // there is something in pending; capacity 1
-	entered chan struct{} // there is a token that may end before all others; capacity 1
-	replies chan failure  // to the writer, who takes one at a time
+	signal  chan struct{}           // there is something in pending; capacity 1
+	entered chan struct{}           // there is a token that may end before all others; capacity 1
+	replies chan watchframe.Failure // to the writer, who takes one at a time
 
 	subscriptions
 }
@@ -33,7 +34,7 @@ type conn struct {
 func newConn(h *Hub, ws *websocket.Conn, trusted bool) *conn {
 	return &conn{
 		hub: h, ws: ws, id: rand.Text(), trusted: trusted,
-		signal: make(chan struct{}, 1), entered: make(chan struct{}, 1), replies: make(chan failure),
+		signal: make(chan struct{}, 1), entered: make(chan struct{}, 1), replies: make(chan watchframe.Failure),
 		subscriptions: subscriptions{subs: map[string]*subscription{}},
 	}
 }
@@ -62,13 +63,13 @@ func (c *conn) read(ctx context.Context) {
 		r, err := parse(typ, data)
 		if err != nil {
 			bad++
-			c.reply(ctx, newFailure(codeBadRequest, "", err.Error()))
+			c.reply(ctx, watchframe.Fail(watchframe.BadRequest, "", err.Error()))
 			continue
 		}
 		switch r.Action {
-		case actionUnsubscribe:
+		case watchframe.Unsubscribe:
 			c.unsubscribe(ctx, r.ID)
-		case actionSubscribe:
+		case watchframe.Subscribe:
 			until, err := c.admit(r)
 			if err == nil {
 				c.subscribe(ctx, r, until)
@@ -83,9 +84,17 @@ func (c *conn) read(ctx context.Context) {
 	_ = c.ws.Close(websocket.StatusPolicyViolation, "too many bad frames")
 }
 
+// parse reads a client's frame; its error is for the client to read.
+func parse(typ websocket.MessageType, data []byte) (watchframe.Request, error) {
+	if typ != websocket.MessageText {
+		return watchframe.Request{}, errors.New(`send text frames, as in {"action":"subscribe","id":"order-7"}`)
+	}
+	return watchframe.Parse(data)
+}
+
 // reply has the writer send a frame; a client that does not take it is not
 // read from meanwhile.
-func (c *conn) reply(ctx context.Context, f failure) {
+func (c *conn) reply(ctx context.Context, f watchframe.Failure) {
 	select {
 	case c.replies <- f:
 	case <-ctx.Done():
@@ -94,7 +103,7 @@ func (c *conn) reply(ctx context.Context, f failure) {
 
 // admit says until when the client may watch the message; the zero time is for
 // as long as it likes.
-func (c *conn) admit(r request) (time.Time, error) {
+func (c *conn) admit(r watchframe.Request) (time.Time, error) {
 	if c.trusted {
 		return time.Time{}, nil
 	}
@@ -106,17 +115,17 @@ func (c *conn) admit(r request) (time.Time, error) {
 func (c *conn) refused(ctx context.Context, id string, err error) {
 	c.hub.cfg.RefusedFunc("token_" + watchtoken.Cause(err))
 	c.hub.cfg.Log.Debug().Err(err).Str("id", id).Str("connection", c.id).Msg("a watcher was refused")
-	c.reply(ctx, newFailure(codeBadToken, id, "there is no token with this, or it is not good for this message now; ask for a new one where you got it"))
+	c.reply(ctx, watchframe.FailToken(id))
 }
 
 // subscribe enters the client as a watcher and gives it the state of the
 // message. What the engine tells in between waits for that.
-func (c *conn) subscribe(ctx context.Context, r request, until time.Time) {
+func (c *conn) subscribe(ctx context.Context, r watchframe.Request, until time.Time) {
 	id := r.ID
 	isNew, ok := c.enter(id, until, c.hub.cfg.MaxSubscriptions)
 	if !ok {
-		c.hub.cfg.RefusedFunc(codeTooMany)
-		c.reply(ctx, newFailure(codeTooMany, id, fmt.Sprintf("a connection watches at most %d messages; unsubscribe from some", c.hub.cfg.MaxSubscriptions)))
+		c.hub.cfg.RefusedFunc(watchframe.TooMany)
+		c.reply(ctx, watchframe.Fail(watchframe.TooMany, id, fmt.Sprintf("a connection watches at most %d messages; unsubscribe from some", c.hub.cfg.MaxSubscriptions)))
 		return
 	}
 	raise(c.entered)
@@ -127,11 +136,11 @@ func (c *conn) subscribe(ctx context.Context, r request, until time.Time) {
 		}
 		if ctx.Err() == nil {
 			c.hub.cfg.Log.Warn().Err(err).Str("id", id).Msg("a watcher could not be entered")
-			c.reply(ctx, newFailure(codeUnavailable, id, "the records cannot be reached now; subscribe again later"))
+			c.reply(ctx, watchframe.FailUnavailable(id))
 		}
 		return
 	}
-	if c.confirm(id, rec.Snapshot(time.Now()), r.since) {
+	if c.confirm(id, rec.Snapshot(time.Now()), r.Since) {
 		raise(c.signal)
 	}
 	c.hub.cfg.NudgeFunc(id, w)
@@ -233,8 +242,8 @@ func (c *conn) keep(ctx context.Context) {
 // entries in the records end by themselves.
 func (c *conn) endThose(ctx context.Context) {
 	for _, id := range c.forgetEnded(time.Now()) {
-		c.hub.cfg.RefusedFunc(codeTokenEnded)
-		c.reply(ctx, newFailure(codeTokenEnded, id, "the token has ended: subscribe with a new one, and with the seq of the last status"))
+		c.hub.cfg.RefusedFunc(watchframe.TokenEnded)
+		c.reply(ctx, watchframe.Fail(watchframe.TokenEnded, id, "the token has ended: subscribe with a new one, and with the seq of the last status"))
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/coder/websocket"
 
 	"usher/engine"
+	"usher/engine/watchframe"
 )
 
 // Hub is the WebSocket endpoint and the engine's Notifier. Its methods are safe
@@ -101,7 +102,7 @@ func (h *Hub) serve(w http.ResponseWriter, r *http.Request, trusted bool) {
 		h.cfg.Log.Debug().Err(err).Msg("a request to watch was not a WebSocket handshake")
 		return
 	}
-	ws.SetReadLimit(readLimit)
+	ws.SetReadLimit(watchframe.MaxBytes)
 	c := newConn(h, ws, trusted || !h.cfg.Keys.Any())
 	h.add(c)
 	defer h.remove(c)
