@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -31,7 +30,7 @@ win. Every error is told at once, with file, line and column. Exit 3 if there is
 			if len(files) == 0 {
 				files = []string{"usher.yaml"}
 			}
-			cfg, err := config.Load(config.Options{Files: files, Environ: os.Environ()})
+			cfg, err := config.Load(fromFiles(files...))
 			if err != nil {
 				return err
 			}

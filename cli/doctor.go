@@ -114,7 +114,7 @@ func examine(ctx context.Context) (all []server.Finding, reached bool) {
 		all = append(all, f)
 	}
 	if _, err := os.Stat("usher.yaml"); err == nil {
-		_, err := config.Load(config.Options{Files: []string{"usher.yaml"}, Environ: os.Environ()})
+		_, err := config.Load(fromFiles("usher.yaml"))
 		add("config", err, "./usher.yaml is valid", "usher config validate")
 	}
 	var r server.Readiness

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -13,13 +14,24 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"usher/account"
 	"usher/config"
 	"usher/engine"
 	"usher/server"
 )
 
-// reloadEvery is how often the files of a configuration are looked at.
-const reloadEvery = time.Second
+// reloadEvery is how often the files of a configuration are looked at, and
+// remoteEvery how often if some are in an AWS account, where each look is a request.
+const (
+	reloadEvery = time.Second
+	remoteEvery = 30 * time.Second
+)
+
+// fromFiles reads a configuration from files, of this machine or of an AWS account, and
+// the environment.
+func fromFiles(files ...string) config.Options {
+	return config.Options{Files: files, RemoteFunc: new(account.Files).Read, Environ: os.Environ()}
+}
 
 // reloader follows the files of a configuration while usher runs. What is wrong
 // changes nothing.
@@ -36,7 +48,7 @@ type reloader struct {
 // newReloader makes one of the configuration that is in use, which the options gave.
 func newReloader(o config.Options, s *stack) *reloader {
 	s.metrics.ConfigLoaded(true, time.Now())
-	return &reloader{options: o, stack: s, seen: digest(o.Files), inUse: s.cfg, report: server.ConfigReport{LoadedAt: time.Now().UTC()}}
+	return &reloader{options: o, stack: s, seen: digest(o), inUse: s.cfg, report: server.ConfigReport{LoadedAt: time.Now().UTC()}}
 }
 
 // run reads the files again whenever they have changed, and on SIGHUP.
@@ -44,14 +56,18 @@ func (r *reloader) run(ctx context.Context) error {
 	asked := make(chan os.Signal, 1)
 	signal.Notify(asked, syscall.SIGHUP)
 	defer signal.Stop(asked)
-	tick := time.NewTicker(reloadEvery)
+	every := reloadEvery
+	if slices.ContainsFunc(r.options.Files, config.IsRemote) {
+		every = remoteEvery
+	}
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		select {
 		case <-asked:
 			r.read()
 		case <-tick.C:
-			if now := digest(r.options.Files); now != r.seen {
+			if now := digest(r.options); now != r.seen {
 				r.read()
 			}
 		case <-ctx.Done():
@@ -61,10 +77,10 @@ func (r *reloader) run(ctx context.Context) error {
 }
 
 // digest is of what is in the files, or why they cannot be read.
-func digest(files []string) [sha256.Size]byte {
+func digest(o config.Options) [sha256.Size]byte {
 	h := sha256.New()
-	for _, name := range files {
-		content, err := os.ReadFile(name)
+	for _, name := range o.Files {
+		content, err := o.Read(name)
 		if err != nil {
 			content = []byte(err.Error())
 		}
@@ -77,7 +93,7 @@ func digest(files []string) [sha256.Size]byte {
 // read goes over to what the files say now.
 func (r *reloader) read() {
 	// Before they are read: a change in between is another one.
-	r.seen = digest(r.options.Files)
+	r.seen = digest(r.options)
 	log := r.stack.part("configuration")
 	cfg, err := config.Load(r.options)
 	if err == nil {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -36,7 +35,7 @@ USHER_WATCH_KEYS, USHER_WEBHOOK_SECRET.`,
   usher run --roles monitor
   USHER__ENGINE__SLOTS=64 usher run --config base.yaml --config prod.yaml`,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
-			options := config.Options{Files: files, Environ: os.Environ()}
+			options := fromFiles(files...)
 			cfg, err := config.Load(options)
 			if err != nil {
 				return err

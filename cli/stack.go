@@ -13,8 +13,10 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"usher/account"
 	"usher/config"
 	"usher/engine"
+	"usher/engine/apigateway"
 	"usher/engine/dynamo"
 	"usher/engine/embedded/broker"
 	"usher/engine/embedded/live"
@@ -41,6 +43,7 @@ type stack struct {
 	stompLn net.Listener // nil: the broker is elsewhere
 	broker  *broker.Broker
 	records store
+	user    *account.User // of the broker; nil: it stands in the configuration
 	stomp   *stomp.Broker
 	host    *pluginhost.Host  // nil: there is no engine here
 	handler engine.Handler    // host, and its spans
@@ -48,7 +51,9 @@ type stack struct {
 	letters *stomp.Subscriber // nil: there is no monitor here
 	monitor *monitor.Monitor  // likewise
 	hub     *live.Hub
-	public  http.Handler // the hub for those who have tokens; nil: there are no keys of such
+	pusher  *apigateway.Pusher // nil: nobody watches over API Gateway
+	gateway http.Handler       // what its API calls; nil: likewise
+	public  http.Handler       // the hub for those who have tokens; nil: there are no keys of such
 	server  *server.Server
 	metrics *server.Metrics
 	undo    []func() error // in the order of making
@@ -148,10 +153,16 @@ func (s *stack) stompConfig() stomp.Config {
 	if b := s.cfg.Broker; !s.embedded() {
 		cfg.URLs, cfg.HeartBeat = b.URLs, b.Heartbeat
 	}
+	if s.user != nil {
+		cfg.CredentialsFunc = s.user.Credentials
+	}
 	return cfg
 }
 
 func (s *stack) openBroker() (err error) {
+	if err := s.openUser(); err != nil {
+		return err
+	}
 	s.stomp, err = stomp.New(s.stompConfig())
 	if err != nil {
 		return fail(exitInvalid, "%w", err)
@@ -168,11 +179,7 @@ func (s *stack) openLive() error {
 	s.hub, err = live.New(live.Config{
 		Table: s.records, Log: s.part("live"), Keys: keys, Stage: s.cfg.Notify.Stage,
 		Origins: s.cfg.Notify.Origins, MaxPerAddress: s.cfg.Notify.PerAddress, RefusedFunc: s.metrics.WatchRefused,
-		NudgeFunc: func(id string, w engine.Watcher) {
-			if s.engine != nil {
-				s.engine.Watch(id, w)
-			}
-		},
+		NudgeFunc: s.watch,
 	})
 	if err != nil {
 		return fail(exitInvalid, "%w", err)
@@ -181,7 +188,14 @@ func (s *stack) openLive() error {
 	if keys.Any() {
 		s.public = s.hub
 	}
-	return nil
+	return s.openGateway(keys)
+}
+
+// watch asks the engine that has a message in hand to tell a new watcher.
+func (s *stack) watch(id string, w engine.Watcher) {
+	if s.engine != nil {
+		s.engine.Watch(id, w)
+	}
 }
 
 func (s *stack) openPlugins() (err error) {
@@ -253,7 +267,7 @@ func (s *stack) openEngine() (err error) {
 		return nil
 	}
 	cfg := engine.Config{
-		Broker: s.stomp, Records: s.records, Bodies: s.records, Index: s.records, Holds: s.records, Handler: s.handler, Notifier: s.hub, Control: s.stomp,
+		Broker: s.stomp, Records: s.records, Bodies: s.records, Index: s.records, Holds: s.records, Handler: s.handler, Notifier: s.notifier(), Control: s.stomp,
 		Observer: everybody(s.observers), Log: s.part("engine"),
 		Queue: s.queue(), Window: s.cfg.Engine.Window, MaxBody: int(s.cfg.Engine.MaxBody),
 	}
@@ -294,7 +308,7 @@ func (s *stack) openMonitor() (err error) {
 	}
 	s.undo = append(s.undo, s.letters.Close)
 	mc := monitor.Config{
-		Source: s.letters, Archive: s.records, Records: s.records, Notifier: s.hub, Window: s.cfg.Monitor.Window, Log: s.part("monitor"),
+		Source: s.letters, Archive: s.records, Records: s.records, Notifier: s.notifier(), Window: s.cfg.Monitor.Window, Log: s.part("monitor"),
 	}
 	if url := s.cfg.Monitor.Webhook.URL; url != "" {
 		hook, err := webhook.New(webhook.Config{URL: url, Secret: s.cfg.Secrets.Webhook})
@@ -302,7 +316,14 @@ func (s *stack) openMonitor() (err error) {
 			return fail(exitInvalid, "%w", err)
 		}
 		s.undo = append(s.undo, hook.Close)
-		mc.Ops = hook
+		mc.Ops = append(mc.Ops, hook)
+	}
+	if arn := s.cfg.Monitor.Topic; arn != "" {
+		topic, err := openTopic(arn)
+		if err != nil {
+			return err
+		}
+		mc.Ops = append(mc.Ops, topic)
 	}
 	s.monitor, err = monitor.New(mc)
 	return err
@@ -329,7 +350,7 @@ func (s *stack) openServer() (err error) {
 	cfg := server.Config{
 		Addr: s.httpLn.Addr().String(), Token: s.cfg.Secrets.Token, Table: s.records, Broker: polled{s.stomp},
 		Archive: s.records, RedriveFunc: redriver.Redrive,
-		Metrics: s.metrics, PluginsFunc: s.plugins, Live: s.hub.Operators(), LivePublic: s.public, NotifyFunc: s.hub.Notify, Queue: s.queue(), Log: s.part("http"),
+		Metrics: s.metrics, PluginsFunc: s.plugins, Live: s.hub.Operators(), LivePublic: s.public, NotifyFunc: s.notifier().Notify, Gateway: s.gateway, Queue: s.queue(), Log: s.part("http"),
 		InHandFunc: s.stomp.InHand, BrokerFunc: s.brokerReport, ConfigFunc: s.configReport,
 		Checks: []server.Check{{Name: "broker", Func: s.brokerAlive}},
 	}
@@ -444,6 +465,9 @@ func (s *stack) run(ctx context.Context, more ...layer) error {
 	}
 	if tables, is := s.records.(*dynamo.Records); is && s.roles.engine {
 		layers = append(layers, layer{"orphans", func(ctx context.Context) error { return dropOrphans(ctx, tables, s.part("records")) }})
+	}
+	if service := s.cfg.Metrics.CloudWatch.Service; service != "" {
+		layers = append(layers, layer{"metrics", func(ctx context.Context) error { return s.server.CloudWatch(ctx, os.Stdout, service) }})
 	}
 	if s.reload != nil {
 		layers = append(layers, layer{"configuration", s.reload.run})

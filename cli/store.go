@@ -7,9 +7,9 @@ import (
 	"path/filepath"
 	"time"
 
-	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/rs/zerolog"
 
+	"usher/account"
 	"usher/config"
 	"usher/engine"
 	"usher/engine/dynamo"
@@ -64,18 +64,11 @@ func openRecords(cfg *config.Config, dir string, log zerolog.Logger) (store, err
 const tablesTimeout = 20 * time.Second
 
 func openTables(ctx context.Context, cfg config.DynamoDB) (*dynamo.Records, error) {
-	var options []func(*awsconfig.LoadOptions) error
-	if cfg.Region != "" {
-		options = append(options, awsconfig.WithRegion(cfg.Region))
-	}
-	account, err := awsconfig.LoadDefaultConfig(ctx, options...)
+	inAWS, err := account.Load(ctx, cfg.Region)
 	if err != nil {
-		return nil, fail(exitFailed, "the AWS settings of this machine cannot be read: %w", err)
+		return nil, fail(exitInvalid, "records.dynamodb: %w, or records.dynamodb.region", err)
 	}
-	if account.Region == "" {
-		return nil, fail(exitInvalid, "records.dynamodb has no region: set records.dynamodb.region, or AWS_REGION in the environment")
-	}
-	return dynamo.Open(dynamo.Config{AWS: account, Endpoint: cfg.Endpoint, Names: dynamo.DefaultNames(cfg.Table)}), nil
+	return dynamo.Open(dynamo.Config{AWS: inAWS, Endpoint: cfg.Endpoint, Names: dynamo.DefaultNames(cfg.Table)}), nil
 }
 
 // orphansEvery is about how often bodies are looked for that no record belongs to.

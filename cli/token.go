@@ -81,7 +81,7 @@ func clientConfig(files []string) (*config.Config, error) {
 	if _, err := os.Stat("usher.yaml"); err == nil && len(files) == 0 {
 		files = []string{"usher.yaml"}
 	}
-	return config.Load(config.Options{Files: files, Environ: os.Environ()})
+	return config.Load(fromFiles(files...))
 }
 
 // watchKeys reads the keys of the configuration's secrets.

@@ -20,6 +20,7 @@ type Config struct {
 	Server      Server            `koanf:"server"`
 	Notify      Notify            `koanf:"notify"`
 	Monitor     Monitor           `koanf:"monitor"`
+	Metrics     Metrics           `koanf:"metrics"`
 	Log         Log               `koanf:"log"`
 	Traces      Traces            `koanf:"traces"`
 
@@ -176,6 +177,8 @@ type Broker struct {
 	// URLs are its endpoints, of which one is live: stomp://host:port or
 	// stomp+ssl://host:port. None: the embedded broker is used.
 	URLs []string `koanf:"urls"`
+	// Secret names a secret of AWS Secrets Manager with the user. Empty: it is in Secrets.
+	Secret string `koanf:"secret"`
 	// Queue is where producers send; its lanes are Queue.p0 to Queue.p9.
 	Queue string `koanf:"queue"`
 	// Heartbeat is how often either side gives a sign of life.
@@ -215,12 +218,22 @@ type Notify struct {
 	PerAddress int `koanf:"perAddress"`
 	// Stage is what the tokens of those who watch are for.
 	Stage string `koanf:"stage"`
+	// APIGateway is a WebSocket API that watchers connect to.
+	APIGateway APIGateway `koanf:"apigateway"`
+}
+
+// APIGateway is a WebSocket API of Amazon API Gateway.
+type APIGateway struct {
+	// Endpoint is its address for back ends, stage included. Empty: there is none.
+	Endpoint string `koanf:"endpoint"`
 }
 
 // Monitor says who is told of dead letters.
 type Monitor struct {
 	// Window is how long those of one kind are counted for one note.
 	Window time.Duration `koanf:"window"`
+	// Topic is the ARN of an SNS topic that takes the notes. Empty: there is none.
+	Topic string `koanf:"topic"`
 	// Webhook takes the notes.
 	Webhook Webhook `koanf:"webhook"`
 }
@@ -229,6 +242,17 @@ type Monitor struct {
 type Webhook struct {
 	// URL is POSTed to. Empty: nobody is told.
 	URL string `koanf:"url"`
+}
+
+// Metrics says who is told of metrics.
+type Metrics struct {
+	CloudWatch CloudWatch `koanf:"cloudwatch"`
+}
+
+// CloudWatch takes metrics from lines on standard output.
+type CloudWatch struct {
+	// Service is the dimension of all of them. Empty: there are none.
+	Service string `koanf:"service"`
 }
 
 // Log says what is logged.

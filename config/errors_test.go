@@ -137,7 +137,7 @@ DIR: error: cannot be read: is a directory
 DIR/bad.yaml:1:1: error: unknown key "engin" (did you mean "engine"?)
  1 | engin: {}
    | ^
-   = the keys here are engine, starvation, types, plugins, broker, embedded, records, server, notify, monitor, log, traces, unknownType
+   = the keys here are engine, starvation, types, plugins, broker, embedded, records, server, notify, monitor, metrics, log, traces, unknownType
 
 DIR/long.yaml: error: is over 1MiB
    = a configuration is a few KiB: is this the right file?

@@ -30,7 +30,7 @@ const (
 
 // keys is the table. Sections stand before what is in them.
 func keys() []key {
-	return slices.Concat(engineKeys(), typeKeys(), pluginKeys(), brokerKeys(), recordKeys(), serverKeys(), monitorKeys(), logKeys(), traceKeys(), unknownTypeKeys())
+	return slices.Concat(engineKeys(), typeKeys(), pluginKeys(), brokerKeys(), recordKeys(), serverKeys(), monitorKeys(), metricsKeys(), logKeys(), traceKeys(), unknownTypeKeys())
 }
 
 func engineKeys() []key {
@@ -118,6 +118,8 @@ func brokerKeys() []key {
 		{path: "broker", doc: "A STOMP broker of your own. Without it the embedded broker is used."},
 		{path: "broker urls", kind: listOf("a list of URLs, stomp://host:port or stomp+ssl://host:port", endpoint(), "[stomp+ssl://b-1.example:61614]"), required: true, orElse: ", or remove broker to use the embedded one",
 			doc: "Its endpoints, of which one is live. Login and passcode come from the environment: " + LoginVariable + ", " + PasscodeVariable + "."},
+		{path: "broker secret", kind: pattern("the name or ARN of a secret, 1 to 512 of A-Z a-z 0-9 / _ + = . @ : -", `^[A-Za-z0-9/_+=.@:-]{1,512}$`, "usher/broker"),
+			doc: `A secret of AWS Secrets Manager, {"username":"…","password":"…"}, with login and passcode in the place of the environment's. It is read again when the broker refuses them.`},
 		{path: "broker queue", kind: pattern("the name of a queue, 1 to 200 of A-Z a-z 0-9 . _ -", `^[A-Za-z0-9._-]{1,200}$`, "usher.work"), def: "usher.work",
 			doc: "The queue that producers send to. Its lanes are queue.p0 to queue.p9."},
 		{path: "broker heartbeat", kind: duration(100*time.Millisecond, 5*time.Minute), def: "10s",
@@ -155,6 +157,9 @@ func serverKeys() []key {
 			doc: "Connections that one address may have (in IPv6, one /64). Behind a proxy all clients have the proxy's."},
 		{path: "notify stage", kind: pattern("1 to 64 of A-Z a-z 0-9 _ -", `^[A-Za-z0-9_-]{1,64}$`, "prod"), def: "local",
 			doc: "What tokens to watch with are made for. One that was made for another stage is refused. Their keys come from the environment: " + WatchKeysVariable + "."},
+		{path: "notify apigateway", doc: "A WebSocket API of Amazon API Gateway that watchers connect to. What it shows when it calls usher comes from the environment: " + GatewayVariable + "."},
+		{path: "notify apigateway endpoint", kind: webURL(), required: true, orElse: ", or remove apigateway",
+			doc: "Its address for back ends, stage included: https://{api}.execute-api.{region}.amazonaws.com/{stage}."},
 	}
 }
 
@@ -163,9 +168,20 @@ func monitorKeys() []key {
 		{path: "monitor", doc: "Who is told of dead letters."},
 		{path: "monitor window", kind: duration(time.Second, day), def: "5m",
 			doc: "How long dead letters of one kind are counted for one note. The first is told at once."},
+		{path: "monitor topic", kind: pattern("the ARN of an SNS topic, arn:aws:sns:region:account:name", `^arn:aws[a-z-]*:sns:[a-z0-9-]+:[0-9]+:[A-Za-z0-9_.-]+$`, "arn:aws:sns:eu-central-1:123456789012:usher-ops"),
+			doc: "A topic of Amazon SNS where notes go, as JSON; by mail, as a line of text."},
 		{path: "monitor webhook", doc: "Where notes go, as JSON with a line of text for a chat."},
 		{path: "monitor webhook url", kind: webURL(), required: true, orElse: ", or remove webhook",
 			doc: "It is POSTed to. A URL that is itself a secret comes from the environment: " + variableOf(path{"monitor", "webhook", "url"}) + ". With " + WebhookVariable + " there, bodies are signed."},
+	}
+}
+
+func metricsKeys() []key {
+	return []key{
+		{path: "metrics", doc: "Metrics for those who do not read /metrics."},
+		{path: "metrics cloudwatch", doc: "Lines on standard output, one a minute, that CloudWatch Logs makes metrics of: backlog, oldest message of each lane, dead letters, what should have been released."},
+		{path: "metrics cloudwatch service", kind: pattern("a name, 1 to 100 of A-Z a-z 0-9 . _ -", `^[A-Za-z0-9._-]{1,100}$`, "usher-prod"), required: true, orElse: ", or remove cloudwatch",
+			doc: "The dimension Service of all of them, in the namespace usher."},
 	}
 }
 

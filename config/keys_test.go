@@ -188,8 +188,8 @@ func TestExplain(t *testing.T) {
 		"engine.slot":         `there is no key "engine.slot" (did you mean "engine.slots"?)`,
 		"types.a.b.timout":    `there is no key "types.a.b.timout" (did you mean "types.a.b.timeout"?)`,
 		"attempts":            `there is no key "attempts" (did you mean "types.<name>.retry.attempts"?)`,
-		"nothing.of.the.kind": `there is no key "nothing.of.the.kind"; the sections are engine, starvation, types, plugins, broker, embedded, records, server, notify, monitor, log, traces, unknownType`,
-		"":                    `there is no key ""; the sections are engine, starvation, types, plugins, broker, embedded, records, server, notify, monitor, log, traces, unknownType`,
+		"nothing.of.the.kind": `there is no key "nothing.of.the.kind"; the sections are engine, starvation, types, plugins, broker, embedded, records, server, notify, monitor, metrics, log, traces, unknownType`,
+		"":                    `there is no key ""; the sections are engine, starvation, types, plugins, broker, embedded, records, server, notify, monitor, metrics, log, traces, unknownType`,
 	} {
 		if got, err := Explain(name); err == nil || err.Error() != want {
 			t.Errorf("%s: %v\n%s", name, err, got)

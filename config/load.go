@@ -16,6 +16,10 @@ type Options struct {
 	// Files are YAML files; later ones win. Relative paths in a file are relative
 	// to its folder.
 	Files []string
+	// RemoteFunc reads one of the Files that [IsRemote], at most one byte more than
+	// limit of it. Relative paths in it are relative to the current folder. Nil: there
+	// are none of those.
+	RemoteFunc func(name string, limit int64) ([]byte, error)
 	// Environ is the environment as os.Environ gives it.
 	Environ []string
 	// Flags are values by key, for example "server.listen": what one would write
@@ -73,7 +77,7 @@ type loader struct {
 func (l *loader) files(o Options) []koanf.Provider {
 	var sources []*source
 	for _, name := range o.Files {
-		if s, ok := open(name, l.report); ok {
+		if s, ok := open(o, name, l.report); ok {
 			sources = append(sources, s)
 		} else {
 			l.broken[""] = true
@@ -157,6 +161,8 @@ func secrets(environ []string) Secrets {
 			s.Token = value
 		case WatchKeysVariable:
 			s.WatchKeys = value
+		case GatewayVariable:
+			s.Gateway = value
 		case WebhookVariable:
 			s.Webhook = value
 		}

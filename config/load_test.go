@@ -109,10 +109,11 @@ plugins:
     files: {/a: 0000000000000000000000000000000000000000000000000000000000000000}
     env: {PORT: 8080, ON: true, TEXT: x, QUOTED: "0x10", EMPTY: ""}
     grace: 9s
-broker: {urls: ["stomp://h", "stomp+ssl://[::1]:61614/"], queue: q, heartbeat: 11s}
+broker: {urls: ["stomp://h", "stomp+ssl://[::1]:61614/"], secret: usher/broker, queue: q, heartbeat: 11s}
 server: {listen: ":0"}
-notify: {origins: [https://a.example, "http://[::1]:3000"], perAddress: 12, stage: s-1}
-monitor: {window: 90s, webhook: {url: "http://ops.example:81/a?b=c"}}
+notify: {origins: [https://a.example, "http://[::1]:3000"], perAddress: 12, stage: s-1, apigateway: {endpoint: "https://x.example/prod"}}
+monitor: {window: 90s, topic: "arn:aws:sns:eu-central-1:1:ops", webhook: {url: "http://ops.example:81/a?b=c"}}
+metrics: {cloudwatch: {service: usher-prod}}
 log: {level: trace, format: console}
 unknownType: {wait: 12h}
 starvation: {share: 5%}
@@ -131,10 +132,11 @@ traces: {otlp: "http://127.0.0.1:4318", sample: 7%}
 			Env:   map[string]string{"PORT": "8080", "ON": "true", "TEXT": "x", "QUOTED": "0x10", "EMPTY": ""},
 			Grace: 9 * time.Second,
 		}},
-		Broker:      Broker{URLs: []string{"stomp://h", "stomp+ssl://[::1]:61614/"}, Queue: "q", Heartbeat: 11 * time.Second},
+		Broker:      Broker{URLs: []string{"stomp://h", "stomp+ssl://[::1]:61614/"}, Secret: "usher/broker", Queue: "q", Heartbeat: 11 * time.Second},
 		Server:      Server{Listen: ":0"},
-		Notify:      Notify{Origins: []string{"https://a.example", "http://[::1]:3000"}, PerAddress: 12, Stage: "s-1"},
-		Monitor:     Monitor{Window: 90 * time.Second, Webhook: Webhook{URL: "http://ops.example:81/a?b=c"}},
+		Notify:      Notify{Origins: []string{"https://a.example", "http://[::1]:3000"}, PerAddress: 12, Stage: "s-1", APIGateway: APIGateway{Endpoint: "https://x.example/prod"}},
+		Monitor:     Monitor{Window: 90 * time.Second, Topic: "arn:aws:sns:eu-central-1:1:ops", Webhook: Webhook{URL: "http://ops.example:81/a?b=c"}},
+		Metrics:     Metrics{CloudWatch: CloudWatch{Service: "usher-prod"}},
 		Log:         Log{Level: "trace", Format: "console"},
 		Traces:      Traces{OTLP: "http://127.0.0.1:4318", Sample: "7%"},
 		UnknownType: UnknownType{Wait: 12 * time.Hour},
@@ -285,8 +287,8 @@ func TestLineEndsOfWindowsAreTolerated(t *testing.T) {
 }
 
 func TestSecretsComeFromTheEnvironmentAndAreNotPrinted(t *testing.T) {
-	cfg := mustLoad(t, Options{Environ: []string{"USHER_BROKER_LOGIN=joe", "USHER_BROKER_PASSCODE=hunter=2", "USHER_TOKEN=tok", "USHER_WATCH_KEYS=shop:a2V5", "USHER_WEBHOOK_SECRET=shh"}})
-	if want := (Secrets{BrokerLogin: "joe", BrokerPasscode: "hunter=2", Token: "tok", WatchKeys: "shop:a2V5", Webhook: "shh"}); cfg.Secrets != want {
+	cfg := mustLoad(t, Options{Environ: []string{"USHER_BROKER_LOGIN=joe", "USHER_BROKER_PASSCODE=hunter=2", "USHER_TOKEN=tok", "USHER_WATCH_KEYS=shop:a2V5", "USHER_GATEWAY_SECRET=gate", "USHER_WEBHOOK_SECRET=shh"}})
+	if want := (Secrets{BrokerLogin: "joe", BrokerPasscode: "hunter=2", Token: "tok", WatchKeys: "shop:a2V5", Gateway: "gate", Webhook: "shh"}); cfg.Secrets != want {
 		t.Fatal("the secrets are not those of the environment")
 	}
 	asJSON, err := json.Marshal(map[string]any{"config": cfg, "secrets": cfg.Secrets, "key": map[Secrets]int{cfg.Secrets: 1}})

@@ -46,6 +46,7 @@ type Secrets struct {
 	BrokerPasscode string // USHER_BROKER_PASSCODE
 	Token          string // USHER_TOKEN: what clients of the HTTP server must send
 	WatchKeys      string // USHER_WATCH_KEYS: what makes tokens to watch messages with, as in shop:<base64>,billing:<base64>
+	Gateway        string // USHER_GATEWAY_SECRET: what notify.apigateway shows when it calls
 	Webhook        string // USHER_WEBHOOK_SECRET: signs the notes to monitor.webhook
 }
 
@@ -55,6 +56,7 @@ const (
 	PasscodeVariable  = "USHER_BROKER_PASSCODE" //nolint:gosec // the name of the variable, not its value
 	TokenVariable     = "USHER_TOKEN"
 	WatchKeysVariable = "USHER_WATCH_KEYS"
+	GatewayVariable   = "USHER_GATEWAY_SECRET"
 	WebhookVariable   = "USHER_WEBHOOK_SECRET"
 )
 
@@ -67,7 +69,7 @@ func (s Secrets) String() string {
 		return variable + " set"
 	}
 	return text(LoginVariable, s.BrokerLogin) + ", " + text(PasscodeVariable, s.BrokerPasscode) + ", " + text(TokenVariable, s.Token) + ", " +
-		text(WatchKeysVariable, s.WatchKeys) + ", " + text(WebhookVariable, s.Webhook)
+		text(WatchKeysVariable, s.WatchKeys) + ", " + text(GatewayVariable, s.Gateway) + ", " + text(WebhookVariable, s.Webhook)
 }
 
 // GoString is String, so that %#v shows no secret either.

@@ -155,7 +155,7 @@ func unknownKey(root, s *shape, p path, name string) unknownProblem {
 		u.meant = meant
 		u.Message += fmt.Sprintf(" (did you mean %q?)", meant[len(meant)-1])
 	case looksSecret(name) || slices.Contains([]string{"login", "user", "username"}, plain(name)):
-		u.Hint = fmt.Sprintf("secrets stand in no file; they are the environment variables %s, %s, %s, %s and %s", LoginVariable, PasscodeVariable, TokenVariable, WatchKeysVariable, WebhookVariable)
+		u.Hint = fmt.Sprintf("secrets stand in no file; they are the environment variables %s, %s, %s, %s, %s and %s", LoginVariable, PasscodeVariable, TokenVariable, WatchKeysVariable, GatewayVariable, WebhookVariable)
 	case meant != nil:
 		u.Message += fmt.Sprintf(" (did you mean %s?)", meant)
 	}

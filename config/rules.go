@@ -235,8 +235,8 @@ func (l *loader) absolute(at path, p *Plugin) {
 
 // resolve makes a path absolute that was set at the given key.
 func (l *loader) resolve(at path, name string) string {
-	if !filepath.IsAbs(name) && l.marks[at.id()].origin.File != l.builtIn {
-		name = filepath.Join(filepath.Dir(l.marks[at.id()].origin.File), name)
+	if file := l.marks[at.id()].origin.File; !filepath.IsAbs(name) && file != l.builtIn && !IsRemote(file) {
+		name = filepath.Join(filepath.Dir(file), name)
 	}
 	full, err := filepath.Abs(name)
 	if err != nil {

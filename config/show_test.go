@@ -183,7 +183,7 @@ func TestAnnotateSaysWhereValuesComeFrom(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, line := range []string{
-		"# USHER_BROKER_LOGIN set, USHER_BROKER_PASSCODE not set, USHER_TOKEN not set, USHER_WATCH_KEYS not set, USHER_WEBHOOK_SECRET not set\n", "  slots: 3 # usher.yaml:6\n",
+		"# USHER_BROKER_LOGIN set, USHER_BROKER_PASSCODE not set, USHER_TOKEN not set, USHER_WATCH_KEYS not set, USHER_GATEWAY_SECRET not set, USHER_WEBHOOK_SECRET not set\n", "  slots: 3 # usher.yaml:6\n",
 		"  window: 5 # USHER__ENGINE__WINDOW\n", "  drain: 10s # default\n", "  level: warn # flag log.level\n",
 		"    plugin: shop # usher.yaml:3\n", "  urls: ['stomp://a'] # usher.yaml:8\n",
 	} {

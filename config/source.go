@@ -25,9 +25,31 @@ type source struct {
 	report func(Problem)
 }
 
+// IsRemote says whether a name is not of a file but of an object in Amazon S3,
+// s3://bucket/key, or of a parameter in AWS Systems Manager, ssm:/name.
+func IsRemote(name string) bool {
+	return strings.HasPrefix(name, "s3://") || strings.HasPrefix(name, "ssm:")
+}
+
+// Read gives what is in one of the Files, at most a byte more than may be in one.
+func (o Options) Read(name string) ([]byte, error) {
+	if IsRemote(name) {
+		if o.RemoteFunc == nil {
+			return nil, errors.New("only files are read here")
+		}
+		return o.RemoteFunc(name, maxFileBytes)
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxFileBytes+1))
+}
+
 // open reads a file, at most maxFileBytes of it.
-func open(name string, report func(Problem)) (*source, bool) {
-	text, err := readBounded(name)
+func open(o Options, name string, report func(Problem)) (*source, bool) {
+	text, err := o.Read(name)
 	if err != nil {
 		if p, ok := errors.AsType[*fs.PathError](err); ok {
 			err = p.Err
@@ -36,15 +58,6 @@ func open(name string, report func(Problem)) (*source, bool) {
 		return nil, false
 	}
 	return newSource(name, text, report), true
-}
-
-func readBounded(name string) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, maxFileBytes+1))
 }
 
 func newSource(name string, content []byte, report func(Problem)) *source {

@@ -81,6 +81,9 @@ type Depths struct {
 type Depth struct {
 	Size     int // messages in it, those in somebody's hand included
 	InFlight int // of them delivered and not yet acked
+	// Oldest is when the first of them came to the broker, as it was up to 10 s ago;
+	// zero: there is none, or it is not known.
+	Oldest time.Time
 }
 
 // Records is what the engine needs of the record table: one item a message,

@@ -28,6 +28,7 @@ type collector struct {
 	up, credit, restarts  *prometheus.Desc
 	quarantined           *prometheus.Desc
 	nudges                *prometheus.Desc // by what
+	overdue               *prometheus.Desc
 }
 
 func newCollector(s *Server) *collector {
@@ -45,6 +46,7 @@ func newCollector(s *Server) *collector {
 		dead:         desc("usher_dead_queue_depth", "Messages in the queue of dead letters, where the broker tells."),
 		letters:      desc("usher_dead_letters", "Dead letters in the archive that wait for somebody.", "reason"),
 		oldestLetter: desc("usher_dead_letters_oldest_seconds", "Age of the oldest of them.", "reason"),
+		overdue:      desc("usher_parked_overdue_seconds", "For how long the parked message that waits the longest should have been released; 0 if none should."),
 		nudges:       desc("usher_nudges_total", "What engines have told each other, as far as it came here; junk could not be read, lost was not taken in time.", "what"),
 		inHand:       desc("usher_in_hand", "Messages that the engine was given and has not settled."),
 		ready:        desc("usher_ready", "Messages in the engine that may run and have no slot yet.", "level"),
@@ -61,7 +63,7 @@ var _ prometheus.Collector = (*collector)(nil)
 // Describe lists what Collect may tell.
 func (c *collector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		c.depth, c.inFlight, c.laneInHand, c.oldest, c.backlog, c.dead, c.letters, c.oldestLetter, c.inHand, c.finding, c.ready, c.running, c.up, c.credit, c.restarts, c.quarantined, c.nudges,
+		c.depth, c.inFlight, c.laneInHand, c.oldest, c.backlog, c.dead, c.letters, c.oldestLetter, c.inHand, c.finding, c.ready, c.running, c.up, c.credit, c.restarts, c.quarantined, c.nudges, c.overdue,
 	} {
 		out <- d
 	}
@@ -83,6 +85,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		}
 	}
 	c.collectLetters(gauge)
+	c.collectOverdue(gauge)
 	plugins := c.server.cfg.PluginsFunc()
 	if view, ok := c.server.cfg.Engine.View(); ok {
 		gauge(c.inHand, float64(view.InHand))
@@ -158,6 +161,14 @@ func (c *collector) collectLetters(gauge func(*prometheus.Desc, float64, ...stri
 	for label, n := range counts {
 		gauge(c.letters, float64(n), label)
 		gauge(c.oldestLetter, max(time.Since(oldest[label]).Seconds(), 0), label)
+	}
+}
+
+func (c *collector) collectOverdue(gauge func(*prometheus.Desc, float64, ...string)) {
+	ctx, cancel := context.WithTimeout(context.Background(), backlogTimeout)
+	defer cancel()
+	if late, err := c.server.overdue.get(ctx); err == nil {
+		gauge(c.overdue, late.Seconds())
 	}
 }
 

@@ -78,6 +78,7 @@ type rig struct {
 	broker  *fakeBroker
 	metrics *server.Metrics
 	cfg     server.Config
+	server  *server.Server
 	handler http.Handler
 }
 
@@ -99,7 +100,7 @@ func setup(t *testing.T, changes ...func(*server.Config)) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.handler = s.Handler()
+	r.server, r.handler = s, s.Handler()
 	return r
 }
 

@@ -44,6 +44,7 @@ type Metrics struct {
 	hold        prometheus.Counter
 	sessions    prometheus.Counter
 	refused     *prometheus.CounterVec
+	pushLost    *prometheus.CounterVec
 	spansLost   prometheus.Counter
 	connected   prometheus.Gauge
 	recordsUp   prometheus.Gauge
@@ -76,6 +77,7 @@ func NewMetrics(types []string) *Metrics {
 		hold:      counter("usher_hold_seconds_total", "Time in which slots idled so that a higher level could go first."),
 		sessions:  counter("usher_broker_sessions_total", "Sessions with the broker that were made."),
 		refused:   counters("usher_watch_refused_total", "Connections and subscriptions of watchers that were refused or ended.", "cause"),
+		pushLost:  counters("usher_push_lost_total", "Statuses that watchers over API Gateway were not told of.", "cause"),
 		spansLost: counter("usher_trace_spans_lost_total", "Spans that the collector of traces did not take."),
 		connected: gauge("usher_broker_connected", "1 while there is a session with the broker."),
 		recordsUp: gauge("usher_records_up", "1 while the record table answers the engine."),
@@ -89,7 +91,7 @@ func NewMetrics(types []string) *Metrics {
 	}
 	m.registry.MustRegister(
 		m.received, m.attempts, m.settled, m.dead, m.followOns, m.released, m.lateness, m.queueWait, m.handlerTime,
-		m.hold, m.sessions, m.refused, m.spansLost, m.connected, m.recordsUp, m.configOK, m.configAt,
+		m.hold, m.sessions, m.refused, m.pushLost, m.spansLost, m.connected, m.recordsUp, m.configOK, m.configAt,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		collectors.NewBuildInfoCollector(),
 	)
@@ -151,6 +153,10 @@ func (m *Metrics) ConfigLoaded(ok bool, at time.Time) {
 // WatchRefused counts a watcher who was refused, by one of the few causes that
 // the endpoint knows. It does not block.
 func (m *Metrics) WatchRefused(cause string) { m.refused.WithLabelValues(cause).Inc() }
+
+// PushLost counts a status that was not pushed, by one of the few causes that the pusher
+// knows. It does not block.
+func (m *Metrics) PushLost(cause string) { m.pushLost.WithLabelValues(cause).Inc() }
 
 // SpansLost counts spans that the collector of traces did not take. It does not block.
 func (m *Metrics) SpansLost(n int) { m.spansLost.Add(float64(n)) }

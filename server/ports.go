@@ -110,6 +110,9 @@ type Config struct {
 	// LivePublic serves /ws to all others: it asks for tokens of its own. Nil:
 	// they are refused, unless there is no Token.
 	LivePublic http.Handler
+	// Gateway serves /apigateway/, which a WebSocket API of API Gateway calls; it knows
+	// who may. Nil: there is no such route.
+	Gateway http.Handler
 	// NotifyFunc tells watchers what an operator did, as [engine.Notifier] does.
 	// Nil: nobody is told.
 	NotifyFunc func(watchers []engine.Watcher, s engine.Status)

@@ -127,7 +127,7 @@ func (s *Server) fetchBacklogs(ctx context.Context) (map[string]Queue, error) {
 	}
 	for lane, d := range depths.Lanes {
 		name := s.laneQueue(lane)
-		known[name] = Queue{Name: name, Size: d.Size, InFlight: d.InFlight}
+		known[name] = Queue{Name: name, Size: d.Size, InFlight: d.InFlight, Oldest: d.Oldest}
 	}
 	if d := depths.Dead; d != nil {
 		known[engine.DeadQueue] = Queue{Name: engine.DeadQueue, Size: d.Size, InFlight: d.InFlight}

@@ -66,6 +66,9 @@ func (r route) allowed() []string {
 	return slices.Sorted(maps.Keys(r.methods))
 }
 
+// gatewayPath is where a WebSocket API's integrations call (deploy/template.yaml).
+const gatewayPath = "/apigateway"
+
 // newMux puts the routes together. What no route takes is a problem as well.
 func (s *Server) newMux() *http.ServeMux {
 	mux := http.NewServeMux()
@@ -75,6 +78,9 @@ func (s *Server) newMux() *http.ServeMux {
 			h = s.requireToken(h)
 		}
 		mux.Handle(route.path, h)
+	}
+	if s.cfg.Gateway != nil {
+		mux.Handle(gatewayPath+"/", http.StripPrefix(gatewayPath, s.cfg.Gateway))
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		writeProblem(w, problem(http.StatusNotFound, "no_route", "no such route", "", "GET /api/v1 lists the routes"))

@@ -28,6 +28,7 @@ type Server struct {
 	readiness *cached[[]CheckResult]
 	backlogs  *cached[map[string]Queue]
 	tallies   *cached[[]engine.Tally]
+	overdue   *cached[time.Duration] // of the first that waits
 }
 
 // New makes a Server. The error names all that is wrong with the configuration;
@@ -41,6 +42,7 @@ func New(cfg Config) (*Server, error) {
 	s.readiness = newCached(readinessTimeout, s.check)
 	s.backlogs = newCached(backlogTimeout, s.fetchBacklogs)
 	s.tallies = newCached(backlogTimeout, s.fetchTallies)
+	s.overdue = newCached(backlogTimeout, s.fetchOverdue)
 	if err := cfg.Metrics.registry.Register(newCollector(s)); err != nil {
 		return nil, fmt.Errorf("server: Metrics belongs to another Server: %w", err)
 	}

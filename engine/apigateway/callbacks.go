@@ -170,7 +170,7 @@ func (c *Callbacks) subscribe(ctx context.Context, connection string, r watchfra
 		c.fail(connection, watchframe.FailToken(r.ID))
 		return
 	}
-	watcher := engine.Watcher{Connection: connection, Until: now.Add(watchFor).UTC()}
+	watcher := engine.Watcher{Connection: Prefix + connection, Until: now.Add(watchFor).UTC()}
 	if until.Before(watcher.Until) {
 		watcher.Until = until
 	}
@@ -192,7 +192,7 @@ func (c *Callbacks) subscribe(ctx context.Context, connection string, r watchfra
 func (c *Callbacks) unsubscribe(ctx context.Context, connection, id string) {
 	ctx, cancel := context.WithTimeout(ctx, tableTimeout)
 	defer cancel()
-	if err := c.cfg.Table.Unwatch(ctx, id, connection); err != nil {
+	if err := c.cfg.Table.Unwatch(ctx, id, Prefix+connection); err != nil {
 		c.cfg.Log.Debug().Err(err).Str("id", id).Msg("a watcher stays in the record until its time is over")
 	}
 }

@@ -190,7 +190,7 @@ func TestSubscribeEntersAndTellsWhereTheMessageIs(t *testing.T) {
 		t.Errorf("%s was told %+v", all[0].connection, s)
 	}
 	rec, err := d.table.Record(t.Context(), "order-7")
-	if err != nil || len(rec.Watchers) != 1 || rec.Watchers[0].Connection != "c1=" {
+	if err != nil || len(rec.Watchers) != 1 || rec.Watchers[0].Connection != apigateway.Prefix+"c1=" {
 		t.Fatalf("the record is %+v (%v)", rec, err)
 	}
 	if until := rec.Watchers[0].Until.Sub(before); until > time.Minute+time.Second || until < time.Minute-2*time.Second {

@@ -234,7 +234,7 @@ func status(id string, counter int) engine.Status {
 func watchers(connections ...string) []engine.Watcher {
 	list := make([]engine.Watcher, len(connections))
 	for i, c := range connections {
-		list[i] = engine.Watcher{Connection: c, Until: time.Now().Add(time.Hour)}
+		list[i] = engine.Watcher{Connection: apigateway.Prefix + c, Until: time.Now().Add(time.Hour)}
 	}
 	return list
 }

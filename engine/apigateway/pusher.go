@@ -7,6 +7,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -120,10 +121,16 @@ func New(cfg Config) *Pusher {
 	return p
 }
 
+// Prefix is what the connections of watchers begin with that are API Gateway's; others
+// are connected elsewhere.
+const Prefix = "gw:"
+
 // Notify tells the watchers of a status. It never blocks.
 func (p *Pusher) Notify(watchers []engine.Watcher, s engine.Status) {
 	for _, w := range watchers {
-		p.tell(w.Connection, statusFrame(s))
+		if connection, ours := strings.CutPrefix(w.Connection, Prefix); ours {
+			p.tell(connection, statusFrame(s))
+		}
 	}
 }
 

@@ -145,7 +145,7 @@ type rig struct {
 func start(t *testing.T, change func(*Config)) *rig {
 	t.Helper()
 	r := &rig{t: t, source: newSource(), table: enginetest.NewMemory(), ops: &ops{}, notes: &watchers{}, log: &lines{}}
-	cfg := Config{Source: r.source, Archive: r.table, Records: r.table, Notifier: r.notes, Ops: r.ops, Log: zerolog.New(r.log)}
+	cfg := Config{Source: r.source, Archive: r.table, Records: r.table, Notifier: r.notes, Ops: []Ops{r.ops}, Log: zerolog.New(r.log)}
 	if change != nil {
 		change(&cfg)
 	}

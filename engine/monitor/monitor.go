@@ -44,7 +44,7 @@ type Config struct {
 	Archive  engine.Archive
 	Records  Records
 	Notifier engine.Notifier // of watchers, where the record is written; nil: nobody is told
-	Ops      Ops             // takes notes for people; nil: there are none
+	Ops      []Ops           // each takes notes for people; none: there are no notes
 	// Window is how long failures of one kind are counted before the next note.
 	// Default DefaultWindow.
 	Window time.Duration
@@ -68,8 +68,8 @@ const (
 // Monitor moves dead letters into the archive. One Run may be under way at a time.
 type Monitor struct {
 	cfg     Config
-	kinds   *kinds  // nil: there are no notes
-	notes   *outbox // likewise
+	kinds   *kinds // nil: there are no notes
+	notes   outboxes
 	check   time.Duration
 	running atomic.Bool
 
@@ -90,8 +90,11 @@ func New(cfg Config) (*Monitor, error) {
 		cfg.Window = DefaultWindow
 	}
 	m := &Monitor{cfg: cfg, check: checkEvery, stay: map[string]engine.Delivery{}}
-	if cfg.Ops != nil {
-		m.kinds, m.notes = newKinds(cfg.Window), newOutbox(cfg.Ops, cfg.Log)
+	for _, ops := range cfg.Ops {
+		m.notes = append(m.notes, newOutbox(ops, cfg.Log))
+	}
+	if len(m.notes) > 0 {
+		m.kinds = newKinds(cfg.Window)
 	}
 	return m, nil
 }
@@ -107,12 +110,14 @@ func (m *Monitor) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return m.takeAll(ctx) })
 	g.Go(func() error { return m.lookAtWhatStays(ctx) })
-	if m.notes != nil {
-		g.Go(func() error { return m.notes.run(ctx) })
+	for _, box := range m.notes {
+		g.Go(func() error { return box.run(ctx) })
+	}
+	if m.kinds != nil {
 		g.Go(func() error { return m.countWindows(ctx) })
 	}
 	err := g.Wait()
-	if m.notes != nil {
+	if m.kinds != nil {
 		m.notes.sendLast(context.WithoutCancel(ctx), m.kinds.end(time.Now()))
 	}
 	if errors.Is(err, context.Canceled) {

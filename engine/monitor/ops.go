@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -82,6 +83,23 @@ const (
 	// lastNotes is how long the notes have that wait when the monitor stops.
 	lastNotes = 3 * time.Second
 )
+
+// outboxes send each note to everybody who takes notes: none waits for another.
+type outboxes []*outbox
+
+func (all outboxes) offer(n Note) {
+	for _, o := range all {
+		o.offer(n)
+	}
+}
+
+func (all outboxes) sendLast(ctx context.Context, more []Note) {
+	var boxes sync.WaitGroup
+	for _, o := range all {
+		boxes.Go(func() { o.sendLast(ctx, more) })
+	}
+	boxes.Wait()
+}
 
 // outbox sends notes, one after the other.
 type outbox struct {

@@ -106,7 +106,41 @@ func TestActiveMQ(t *testing.T) {
 			return server
 		}})
 	})
+	t.Run("TellsHowOldALaneIs", func(t *testing.T) { testOldest(t, server) })
 	t.Run("OrderlyRestartKeepsMessages", func(t *testing.T) { testOrderlyRestart(t, server) })
+}
+
+// testOldest has some messages in one lane, whose first is the oldest.
+func testOldest(t *testing.T, server *activemq.Server) {
+	t.Helper()
+	purge(t, server.Address())
+	b := run(t, stomp.Config{URLs: []string{"stomp://" + server.Address()}, Log: zerolog.Nop()})
+	until(t, b, 1)
+	began := time.Now().Add(-time.Millisecond) // the broker tells milliseconds
+	publish := func() {
+		if err := b.Publish(t.Context(), engine.Outgoing{Queue: engine.WorkQueue, Headers: map[string]string{engine.HeaderPriority: "3"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish()
+	first := time.Now()
+	for range 5 {
+		publish()
+	}
+	for range 2 { // the second answer tells what the first one did
+		depths, err := b.Depths(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if oldest := depths.Lanes[3].Oldest; oldest.Before(began) || oldest.After(first) {
+			t.Errorf("the oldest of lane 3 came at %v, and was sent between %v and %v", oldest, began, first)
+		}
+		for lane, depth := range depths.Lanes {
+			if lane != 3 && !depth.Oldest.IsZero() {
+				t.Errorf("lane %d is empty, and its oldest came at %v", lane, depth.Oldest)
+			}
+		}
+	}
 }
 
 // The suite's restarts are crashes.

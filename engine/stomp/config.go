@@ -1,6 +1,7 @@
 package stomp
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -33,6 +34,11 @@ type Config struct {
 	URLs []string
 	// Login and Passcode are the broker's user; an empty Login sends neither.
 	Login, Passcode string
+	// CredentialsFunc gives Login and Passcode in their place, each time before a
+	// connection is made. stale says that the broker has just refused those given last;
+	// if others are given then, it is tried with them at once. It may be called
+	// concurrently, and may block until ctx ends. Nil: they are as they stand here.
+	CredentialsFunc func(ctx context.Context, stale bool) (login, passcode string, err error)
 	// Queue is where producers send; its lanes are Queue.p0 to Queue.p9. The
 	// default is usher.work.
 	Queue string
@@ -111,10 +117,22 @@ func (c Config) Validate() error {
 	if c.TLS != nil && c.TLS.InsecureSkipVerify {
 		faults = append(faults, errors.New("stomp: TLS.InsecureSkipVerify is set; put the broker's authority into TLS.RootCAs in its place"))
 	}
-	if err := c.sessionConfig("host").Validate(); err != nil {
+	if err := c.sessionConfig("host", user{c.Login, c.Passcode}).Validate(); err != nil {
 		faults = append(faults, errors.New("stomp: Login or Passcode has a line end or a NUL byte, which STOMP cannot carry"))
 	}
 	return errors.Join(faults...)
+}
+
+// user is who a session is for; without a login it is nobody.
+type user struct{ login, passcode string }
+
+// user gives that of the next connection.
+func (c Config) user(ctx context.Context, stale bool) (user, error) {
+	if c.CredentialsFunc == nil {
+		return user{c.Login, c.Passcode}, nil
+	}
+	login, passcode, err := c.CredentialsFunc(ctx, stale)
+	return user{login, passcode}, err
 }
 
 // endpoint is one address of the broker.
@@ -170,9 +188,9 @@ func parseEndpoint(text string) (endpoint, error) {
 	return e, nil
 }
 
-func (c Config) sessionConfig(host string) session.Config {
+func (c Config) sessionConfig(host string, u user) session.Config {
 	return session.Config{
-		Host: host, Login: c.Login, Passcode: c.Passcode, HeartBeat: c.HeartBeat,
+		Host: host, Login: u.login, Passcode: u.passcode, HeartBeat: c.HeartBeat,
 		MaxBodyBytes: c.MaxBodyBytes, Timeout: c.ReceiptTimeout,
 	}
 }

@@ -27,11 +27,17 @@ const (
 	depthsPause = time.Minute
 	// deadEvery is how often the queue of dead letters is asked about.
 	deadEvery = time.Second
+	// oldestEvery is how often it is asked how old the oldest message of a lane is, for
+	// which the broker looks at that message.
+	oldestEvery = 10 * time.Second
 	// depthsExpiry takes such messages away.
 	depthsExpiry = 30 * time.Second
 
 	statisticsPrefix = "ActiveMQ.Statistics.Destination."
-	depthsQueue      = "/temp-queue/usher.depths"
+	// oldestHeader asks for when the first message of a queue came (ActiveMQ 5.18,
+	// org.apache.activemq.plugin.StatisticsBroker).
+	oldestHeader = statisticsPrefix + "Include.First.Message.Timestamp"
+	depthsQueue  = "/temp-queue/usher.depths"
 	// deadID is, in a question's correlation id, what a lane's id is elsewhere.
 	deadID = "dead"
 )
@@ -39,11 +45,13 @@ const (
 // depths is what one session knows of ActiveMQ's statistics plugin, which tells
 // how much waits (activemq.apache.org, StatisticsPlugin).
 type depths struct {
-	turn       chan struct{} // capacity 1: one call at a time; it guards the next four
-	subscribed bool          // to the answers
-	calls      uint64
-	silent     time.Time // when the broker did not tell; zero: it did, or was not asked
-	deadAsked  time.Time // when the queue of dead letters was asked about last
+	turn        chan struct{} // capacity 1: one call at a time; it guards the next six
+	subscribed  bool          // to the answers
+	calls       uint64
+	silent      time.Time         // when the broker did not tell; zero: it did, or was not asked
+	deadAsked   time.Time         // when the queue of dead letters was asked about last
+	oldestAsked time.Time         // when the oldest message of each lane was
+	oldest      map[int]time.Time // when that was sent, by lane
 
 	mu      sync.Mutex // guards the rest
 	told    bool       // it has answered
@@ -188,8 +196,13 @@ func (c *consumer) collectDepths(ctx context.Context, found *engine.Depths) erro
 		return err
 	}
 	var asked []session.Pending
+	withOldest := time.Since(d.oldestAsked) >= oldestEvery
 	for _, lane := range lanes() {
-		p, err := c.Ask(ctx, depthFrame(call, laneID(lane), laneQueue(c.queue, lane)))
+		question := depthFrame(call, laneID(lane), laneQueue(c.queue, lane))
+		if withOldest {
+			question.Header.Add(oldestHeader, "true")
+		}
+		p, err := c.Ask(ctx, question)
 		if err != nil {
 			return err
 		}
@@ -205,11 +218,20 @@ func (c *consumer) collectDepths(ctx context.Context, found *engine.Depths) erro
 			if a.lane == fenceLane {
 				return unanswered(found, asked)
 			}
+			if !withOldest && a.depth.Size > 0 {
+				a.depth.Oldest = d.oldest[a.lane]
+			}
 			found.Lanes[a.lane], found.After = a.depth, a.after
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-c.Done():
 			return c.Err()
+		}
+	}
+	if withOldest {
+		d.oldestAsked, d.oldest = time.Now(), map[int]time.Time{}
+		for lane, depth := range found.Lanes {
+			d.oldest[lane] = depth.Oldest
 		}
 	}
 	found.Dead = d.lastDead()
@@ -315,7 +337,11 @@ func parseDepth(body []byte) (engine.Depth, bool) {
 		return engine.Depth{}, false
 	}
 	inFlight, _ := findNumber(document, "inflightCount")
-	return engine.Depth{Size: max(size, 0), InFlight: max(inFlight, 0)}, true
+	depth := engine.Depth{Size: max(size, 0), InFlight: max(inFlight, 0)}
+	if sent, ok := findNumber(document, "firstMessageTimestamp"); ok && sent > 0 {
+		depth.Oldest = time.UnixMilli(int64(sent))
+	}
+	return depth, true
 }
 
 // findNumber finds the number that is named, as a member or as an entry.

@@ -52,12 +52,33 @@ func (d *dialer) dial(ctx context.Context) (*session.Session, error) {
 	return nil, errors.Join(faults...)
 }
 
+// open makes a session. Where the broker refuses a user that is not the one to be
+// used any more, it is made for the one that is.
 func (d *dialer) open(ctx context.Context, e endpoint) (*session.Session, error) {
+	u, err := d.config.user(ctx, false)
+	if err != nil {
+		return nil, fmt.Errorf("stomp: the user for %s: %w", e.address, err)
+	}
+	s, err := d.openFor(ctx, e, u)
+	if _, refused := errors.AsType[*session.BrokerError](err); !refused || d.config.CredentialsFunc == nil {
+		return s, err
+	}
+	now, staleErr := d.config.user(ctx, true)
+	if staleErr != nil {
+		return nil, errors.Join(err, fmt.Errorf("stomp: the user for %s, anew: %w", e.address, staleErr))
+	}
+	if now == u {
+		return nil, err
+	}
+	return d.openFor(ctx, e, now)
+}
+
+func (d *dialer) openFor(ctx context.Context, e endpoint, u user) (*session.Session, error) {
 	conn, err := d.connection(ctx, e)
 	if err != nil {
 		return nil, fmt.Errorf("stomp: dial %s: %w", e.address, err)
 	}
-	s, err := session.Connect(ctx, d.config.sessionConfig(e.host), conn)
+	s, err := session.Connect(ctx, d.config.sessionConfig(e.host, u), conn)
 	if err != nil {
 		return nil, fmt.Errorf("stomp: connect %s: %w", e.address, err)
 	}
