@@ -350,7 +350,7 @@ func (s *stack) openServer() (err error) {
 	cfg := server.Config{
 		Addr: s.httpLn.Addr().String(), Token: s.cfg.Secrets.Token, Table: s.records, Broker: polled{s.stomp},
 		Archive: s.records, RedriveFunc: redriver.Redrive,
-		Metrics: s.metrics, PluginsFunc: s.plugins, Live: s.hub.Operators(), LivePublic: s.public, NotifyFunc: s.notifier().Notify, Gateway: s.gateway, Queue: s.queue(), Log: s.part("http"),
+		Metrics: s.metrics, PluginsFunc: s.plugins, Live: s.hub.Operators(), LivePublic: s.public, NotifyFunc: s.notifier().Notify, Gateway: s.gateway, Awake: s.cfg.Server.Awake, Queue: s.queue(), Log: s.part("http"),
 		InHandFunc: s.stomp.InHand, BrokerFunc: s.brokerReport, ConfigFunc: s.configReport,
 		Checks: []server.Check{{Name: "broker", Func: s.brokerAlive}},
 	}
@@ -465,6 +465,9 @@ func (s *stack) run(ctx context.Context, more ...layer) error {
 	}
 	if tables, is := s.records.(*dynamo.Records); is && s.roles.engine {
 		layers = append(layers, layer{"orphans", func(ctx context.Context) error { return dropOrphans(ctx, tables, s.part("records")) }})
+	}
+	if s.cfg.Server.Awake != "" {
+		layers = append(layers, layer{"awake", s.server.KeepAwake})
 	}
 	if service := s.cfg.Metrics.CloudWatch.Service; service != "" {
 		layers = append(layers, layer{"metrics", func(ctx context.Context) error { return s.server.CloudWatch(ctx, os.Stdout, service) }})

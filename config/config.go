@@ -208,6 +208,8 @@ type DynamoDB struct {
 type Server struct {
 	// Listen is its address, host:port.
 	Listen string `koanf:"listen"`
+	// Awake is the public address that is polled to stay awake. Empty: none is.
+	Awake string `koanf:"awake"`
 }
 
 // Notify says who may watch messages.

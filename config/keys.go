@@ -149,6 +149,8 @@ func serverKeys() []key {
 		{path: "server", doc: "The HTTP server: health, metrics, API, status over WebSocket."},
 		{path: "server listen", kind: address(), def: "127.0.0.1:8080",
 			doc: "Its address. One that is not loopback needs a token in the environment: " + TokenVariable + "."},
+		{path: "server awake", kind: webURL(),
+			doc: "On AWS App Runner, the service's public address: a request by way of it is kept under way, because an instance without one gets next to no CPU."},
 
 		{path: "notify", doc: "Who may watch messages over WebSocket."},
 		{path: "notify origins", kind: listOf("a list of web origins, https://host or https://host:port", origin(), "[https://shop.example]"),

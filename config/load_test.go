@@ -110,7 +110,7 @@ plugins:
     env: {PORT: 8080, ON: true, TEXT: x, QUOTED: "0x10", EMPTY: ""}
     grace: 9s
 broker: {urls: ["stomp://h", "stomp+ssl://[::1]:61614/"], secret: usher/broker, queue: q, heartbeat: 11s}
-server: {listen: ":0"}
+server: {listen: ":0", awake: "https://usher.example"}
 notify: {origins: [https://a.example, "http://[::1]:3000"], perAddress: 12, stage: s-1, apigateway: {endpoint: "https://x.example/prod"}}
 monitor: {window: 90s, topic: "arn:aws:sns:eu-central-1:1:ops", webhook: {url: "http://ops.example:81/a?b=c"}}
 metrics: {cloudwatch: {service: usher-prod}}
@@ -133,7 +133,7 @@ traces: {otlp: "http://127.0.0.1:4318", sample: 7%}
 			Grace: 9 * time.Second,
 		}},
 		Broker:      Broker{URLs: []string{"stomp://h", "stomp+ssl://[::1]:61614/"}, Secret: "usher/broker", Queue: "q", Heartbeat: 11 * time.Second},
-		Server:      Server{Listen: ":0"},
+		Server:      Server{Listen: ":0", Awake: "https://usher.example"},
 		Notify:      Notify{Origins: []string{"https://a.example", "http://[::1]:3000"}, PerAddress: 12, Stage: "s-1", APIGateway: APIGateway{Endpoint: "https://x.example/prod"}},
 		Monitor:     Monitor{Window: 90 * time.Second, Topic: "arn:aws:sns:eu-central-1:1:ops", Webhook: Webhook{URL: "http://ops.example:81/a?b=c"}},
 		Metrics:     Metrics{CloudWatch: CloudWatch{Service: "usher-prod"}},

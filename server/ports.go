@@ -110,6 +110,9 @@ type Config struct {
 	// LivePublic serves /ws to all others: it asks for tokens of its own. Nil:
 	// they are refused, unless there is no Token.
 	LivePublic http.Handler
+	// Awake is this process' public address, with which [Server.KeepAwake] keeps App
+	// Runner from taking its CPU away. Empty: it need not.
+	Awake string
 	// Gateway serves /apigateway/, which a WebSocket API of API Gateway calls; it knows
 	// who may. Nil: there is no such route.
 	Gateway http.Handler

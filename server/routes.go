@@ -82,6 +82,9 @@ func (s *Server) newMux() *http.ServeMux {
 	if s.cfg.Gateway != nil {
 		mux.Handle(gatewayPath+"/", http.StripPrefix(gatewayPath, s.cfg.Gateway))
 	}
+	if s.cfg.Awake != "" {
+		mux.HandleFunc("GET "+awakePath+"{nonce}", s.awake)
+	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		writeProblem(w, problem(http.StatusNotFound, "no_route", "no such route", "", "GET /api/v1 lists the routes"))
 	})

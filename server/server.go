@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log" //nolint:depguard // http.Server takes no other logger
@@ -29,6 +30,7 @@ type Server struct {
 	backlogs  *cached[map[string]Queue]
 	tallies   *cached[[]engine.Tally]
 	overdue   *cached[time.Duration] // of the first that waits
+	nonce     string                 // of polls that only this process holds
 }
 
 // New makes a Server. The error names all that is wrong with the configuration;
@@ -38,7 +40,7 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg}
+	s := &Server{cfg: cfg, nonce: rand.Text()}
 	s.readiness = newCached(readinessTimeout, s.check)
 	s.backlogs = newCached(backlogTimeout, s.fetchBacklogs)
 	s.tallies = newCached(backlogTimeout, s.fetchTallies)
