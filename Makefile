@@ -18,7 +18,7 @@ export GOLANGCI_LINT_CACHE := $(CACHE)/golangci-lint
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z\/-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z\/ -]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: build
 build: ## Build ./bin/usher
@@ -62,6 +62,18 @@ chaos: RESTARTS := 20
 chaos: ## Kill engines, plugins, brokers and connections, and close the books: ROUNDS=50 SEED=7 RESTARTS=20
 	tools/prepare
 	go test ./bench/chaos -v -timeout 60m -rounds $(ROUNDS) -seed $(SEED) -outage 30s -bench . -benchtime $(RESTARTS)x
+
+.PHONY: image image/check
+image: ## Build the production image with Docker: TAG=usher
+	docker build --target image --tag $(or $(TAG),usher) .
+
+image/check: ## Build the image without Docker (buildah, as root), and start it
+	tools/image check
+
+# Steps of tools/deploy, which says what each does.
+.PHONY: deploy/push deploy/plan deploy/apply deploy/check deploy/smoke deploy/rollback
+deploy/push deploy/plan deploy/apply deploy/check deploy/smoke deploy/rollback: ## Steps to AWS, in this order: STAGE=dev
+	tools/deploy $(STAGE) $(@F)
 
 .PHONY: generate
 generate: $(BUF) ## Write generated code anew

@@ -1,20 +1,25 @@
 package cli
 
 import (
+	"errors"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"usher/account"
 	"usher/deploy/brokerxml"
+	"usher/deploy/check"
+	"usher/server"
 )
 
 func deployCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:     "deploy",
-		Short:   "Write what usher needs around it",
-		Example: "  usher deploy broker-xml --amazon-mq > broker.xml",
+		Short:   "Write what usher needs around it, and check it",
+		Example: "  usher deploy broker-xml --amazon-mq > broker.xml\n  usher deploy check --broker b-1234 --table usher-prod --api a1b2c3 --stage prod",
 	}
-	c.AddCommand(deployBrokerXMLCommand())
+	c.AddCommand(deployBrokerXMLCommand(), deployCheckCommand())
 	return c
 }
 
@@ -47,5 +52,58 @@ the broker. For an ActiveMQ of your own it takes the place of conf/activemq.xml.
 	c.Flags().StringVar(&o.STOMP, "stomp", "", "host:port for STOMP, or a port of this machine only (default "+brokerxml.DefaultSTOMP+")")
 	c.Flags().StringVar(&o.OpenWire, "openwire", "", "host:port for JMS clients (default none)")
 	c.Flags().StringVar(&o.Data, "data", "", "folder of the broker's files (default "+brokerxml.DefaultData+", from its start script)")
+	return c
+}
+
+func deployCheckCommand() *cobra.Command {
+	var site check.Site
+	c := &cobra.Command{
+		Use:   "check",
+		Short: "Compare what an AWS account has with what usher needs",
+		Long: `Look at the broker, its configuration in force, the tables with their indexes, and
+the WebSocket API in the AWS account of the environment, and say what differs from
+deploy/template.yaml. Nothing is changed. What no flag names is not looked at; the
+outputs of the stack have the names. Exit 1 if something is not as it should be.
+
+It takes the rights mq:DescribeBroker, mq:DescribeConfigurationRevision,
+dynamodb:DescribeTable and apigateway:GET.`,
+		Example: `  usher deploy check --broker b-1234 --table usher-prod --api a1b2c3 --stage prod
+  usher deploy check --table usher-dev --json`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			switch {
+			case site.Broker == "" && site.Table == "" && site.API == "":
+				return usageError{errors.New("say what to look at: --broker, --table, --api")}
+			case (site.API == "") != (site.Stage == ""):
+				return usageError{errors.New("--api and --stage go together")}
+			}
+			inAccount, err := account.Load(c.Context(), "")
+			if err != nil {
+				return fail(exitInvalid, "%w", err)
+			}
+			var findings []server.Finding
+			for _, f := range check.Run(c.Context(), inAccount, site) {
+				finding := server.Finding{Name: f.Name, State: server.StateOK, Detail: f.Detail}
+				if f.Err != nil {
+					finding.State, finding.Detail, finding.Help = server.StateFailed, strings.ReplaceAll(f.Err.Error(), "\n", "; "), f.Help
+				}
+				findings = append(findings, finding)
+			}
+			if wantsJSON(c) {
+				err = printJSON(c, findings)
+			} else {
+				err = printFindings(c, findings)
+			}
+			if err != nil {
+				return err
+			}
+			return verdict(findings, true)
+		},
+	}
+	c.Flags().StringVar(&site.Broker, "broker", "", "id of the Amazon MQ broker (output BrokerId)")
+	c.Flags().StringVar(&site.Queue, "queue", "", "where producers send, as in broker.queue (default usher.work)")
+	c.Flags().StringVar(&site.Table, "table", "", "what the tables' names begin with (output TablePrefix)")
+	c.Flags().StringVar(&site.API, "api", "", "id of the WebSocket API (output WebSocketApiId)")
+	c.Flags().StringVar(&site.Stage, "stage", "", "its stage")
 	return c
 }

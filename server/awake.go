@@ -67,6 +67,6 @@ func held(ctx context.Context, client *http.Client, url string) bool {
 	if err != nil {
 		return false
 	}
-	resp.Body.Close()
+	_ = resp.Body.Close() // it is empty
 	return resp.StatusCode == http.StatusNoContent
 }
