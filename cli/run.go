@@ -30,9 +30,12 @@ Its roles are engine, which runs messages, and monitor, which archives dead lett
 tells people. Both by default; in separate processes they need a broker of their own.
 
 Secrets come from the environment: USHER_BROKER_LOGIN, USHER_BROKER_PASSCODE, USHER_TOKEN,
-USHER_WATCH_KEYS, USHER_WEBHOOK_SECRET.`,
+USHER_WATCH_KEYS, USHER_GATEWAY_SECRET, USHER_WEBHOOK_SECRET.
+
+A configuration is a file, s3://bucket/key or ssm:/name; those in AWS are looked at every 30 s.`,
 		Example: `  usher run --config usher.yaml
   usher run --roles monitor
+  usher run --config s3://usher-prod-config/usher.yaml
   USHER__ENGINE__SLOTS=64 usher run --config base.yaml --config prod.yaml`,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
 			options := fromFiles(files...)
