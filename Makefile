@@ -45,12 +45,12 @@ bench: ONLY     := .
 .PHONY: bench
 bench: ## Measure beside others, in rounds, and write docs/performance*.md
 	tools/prepare
-	go test -run '^$$' -bench '^Benchmark(Numbers|Waiting)$$/$(ONLY)' -benchtime 1x -timeout 3h ./bench \
+	go test -run '^$$' -bench '^Benchmark(Numbers|Waiting|Shared)$$/$(ONLY)' -benchtime 1x -timeout 3h ./bench \
 	  -rounds $(ROUNDS) -messages $(MESSAGES) -report $(CURDIR)/docs
 
 .PHONY: bench/micro
 bench/micro: ## Run the benchmarks of single packages
-	go test -run '^$$' -bench . -skip '^Benchmark(Numbers|Waiting)$$' -benchmem ./...
+	go test -run '^$$' -bench . -skip '^Benchmark(Numbers|Waiting|Shared)$$' -benchmem ./...
 
 # Of chaos: how many rounds, what decides them (0: any; it is printed), and how
 # often the time until it is back is measured.

@@ -39,6 +39,11 @@ func BenchmarkWaiting(b *testing.B) {
 	page{"performance-waiting.md", "Performance: what waits, fails and is changed"}.measure(b, waiting, due, failing, reloads, redrives)
 }
 
+// BenchmarkShared measures records in DynamoDB, for docs/performance-dynamodb.md.
+func BenchmarkShared(b *testing.B) {
+	page{"performance-dynamodb.md", "Performance: records in DynamoDB"}.measure(b, slowStore, kinds, outages)
+}
+
 // page is a file of the report.
 type page struct{ file, title string }
 

@@ -225,15 +225,29 @@ func (s *starts) took() time.Duration { return s.last.Sub(s.first) }
 // run runs an engine on the pair until the observer has seen all it wants.
 func (p *pair) run(t testing.TB, h engine.Handler, s *starts, slots int) {
 	t.Helper()
+	p.runOn(t, p.records, engine.Config{
+		Handler: h, Observer: s, Slots: slots, Types: map[string]engine.Type{typeWork: {}, typeNothing: {}},
+	}, s.all)
+}
+
+// stored is where records are.
+type stored interface {
+	engine.Records
+	engine.Bodies
+	engine.DueIndex
+	engine.HoldStore
+}
+
+// runOn runs an engine on the pair's broker, and on these records, until all is closed.
+func (p *pair) runOn(t testing.TB, records stored, cfg engine.Config, all <-chan struct{}) {
+	t.Helper()
 	b, err := stomp.New(p.config())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer b.Close()
-	e, err := engine.New(engine.Config{
-		Broker: b, Records: p.records, Bodies: p.records, Index: p.records, Holds: p.records, Handler: h, Observer: s, Slots: slots, Log: zerolog.Nop(),
-		Types: map[string]engine.Type{typeWork: {}, typeNothing: {}},
-	})
+	cfg.Broker, cfg.Records, cfg.Bodies, cfg.Index, cfg.Holds, cfg.Log = b, records, records, records, records, zerolog.Nop()
+	e, err := engine.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -243,9 +257,9 @@ func (p *pair) run(t testing.TB, h engine.Handler, s *starts, slots int) {
 	go func() { sessionEnded <- b.Run(session) }()
 	go func() { ended <- e.Run(working) }()
 	select {
-	case <-s.all:
+	case <-all:
 	case <-time.After(patience):
-		t.Errorf("%d of %d settled after %v", s.settled, s.want, patience)
+		t.Errorf("not all are settled after %v", patience)
 	}
 	stop()
 	if err := <-ended; err != nil {
