@@ -32,7 +32,8 @@ tells people. Both by default; in separate processes they need a broker of their
 Secrets come from the environment: USHER_BROKER_LOGIN, USHER_BROKER_PASSCODE, USHER_TOKEN,
 USHER_WATCH_KEYS, USHER_GATEWAY_SECRET, USHER_WEBHOOK_SECRET.
 
-A configuration is a file, s3://bucket/key or ssm:/name; those in AWS are looked at every 30 s.`,
+A configuration is a file, s3://bucket/key or ssm:/name; those in AWS are looked at every
+30 s.`,
 		Example: `  usher run --config usher.yaml
   usher run --roles monitor
   usher run --config s3://usher-prod-config/usher.yaml
