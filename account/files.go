@@ -33,8 +33,8 @@ type Files struct {
 // Read gives a text by its name, at most one byte more than limit of it: an object in
 // S3, s3://bucket/key, or a parameter of Systems Manager, ssm:/name.
 // It waits for an answer for 10 s at most. Errors name the text and what to do.
-func (f *Files) Read(name string, limit int64) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), readTimeout)
+func (f *Files) Read(ctx context.Context, name string, limit int64) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	cfg, err := f.config(ctx)
 	if err != nil {

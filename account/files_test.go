@@ -33,18 +33,18 @@ func TestTextsOfAnAccount(t *testing.T) {
 	}
 	var files account.Files
 	for name, want := range map[string]string{"s3://settings/prod/usher.yaml": "engine: {slots: 3}\n", "ssm:/usher/prod": "engine: {slots: 4}\n"} {
-		if got, err := files.Read(name, 100); err != nil || string(got) != want {
+		if got, err := files.Read(t.Context(), name, 100); err != nil || string(got) != want {
 			t.Errorf("%s is %q (%v)", name, got, err)
 		}
 	}
-	if got, err := files.Read("s3://settings/prod/usher.yaml", 5); err != nil || string(got) != "engine" {
+	if got, err := files.Read(t.Context(), "s3://settings/prod/usher.yaml", 5); err != nil || string(got) != "engine" {
 		t.Errorf("one byte more than 5 of it is %q (%v)", got, err)
 	}
 	for name, want := range map[string]string{
 		"s3://settings/none.yaml": "check the key", "s3://nowhere/usher.yaml": "s3:GetObject", "s3://settings": "s3://bucket/key",
 		"s3:///usher.yaml": "s3://bucket/key", "ssm:/none": "no such parameter in " + cfg.Region,
 	} {
-		if _, err := files.Read(name, 100); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := files.Read(t.Context(), name, 100); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", name, err, want)
 		}
 	}
@@ -54,7 +54,7 @@ func TestWithoutARegion(t *testing.T) {
 	settings(t)
 	t.Setenv("AWS_REGION", "")
 	var files account.Files
-	if _, err := files.Read("ssm:/usher", 10); err == nil || !strings.Contains(err.Error(), "AWS_REGION") {
+	if _, err := files.Read(t.Context(), "ssm:/usher", 10); err == nil || !strings.Contains(err.Error(), "AWS_REGION") {
 		t.Error(err)
 	}
 }

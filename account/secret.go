@@ -35,7 +35,7 @@ func NewUser(cfg aws.Config, name string) *User {
 
 // Credentials gives login and passcode. stale says that those given last are refused,
 // so that they are read again. The error names the secret and what to do, and never
-// what is in it.
+// what is in it. It waits for an answer for 10 s at most.
 func (u *User) Credentials(ctx context.Context, stale bool) (login, passcode string, err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -50,6 +50,8 @@ func (u *User) Credentials(ctx context.Context, stale bool) (login, passcode str
 }
 
 func (u *User) read(ctx context.Context) (credentials, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
 	out, err := u.client.GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{SecretId: aws.String(u.name)})
 	if _, is := errors.AsType[*types.ResourceNotFoundException](err); is {
 		return credentials{}, fmt.Errorf("there is no secret %s: check broker.secret and the region", u.name)

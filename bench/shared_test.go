@@ -161,8 +161,8 @@ that were made before. Looking for what is due, twice a second, and leases are i
 			var answers []answer
 			for _, k := range all {
 				answers = append(answers,
-					answer{k.name + ": items read", "counted", "", res.of(k.name, "items read"), func(series) bool { return true }},
-					answer{k.name + ": items written", "counted", "", res.of(k.name, "items written"), func(series) bool { return true }})
+					answer{k.name + ": items read", "counted", "", res.of(k.name, "items read"), nil},
+					answer{k.name + ": items written", "counted", "", res.of(k.name, "items written"), nil})
 			}
 			return answers
 		},
@@ -193,7 +193,6 @@ type finals struct {
 	done  int
 	dead  int
 	again int // finished before, and acked now
-	last  time.Time
 }
 
 func newFinals(want int) *finals { return &finals{all: make(chan struct{}), want: want} }
@@ -215,15 +214,15 @@ func (f *finals) Observe(ev engine.Event) {
 	default:
 		return
 	}
-	if f.last = ev.At; f.done+f.dead == f.want {
+	if f.done+f.dead == f.want {
 		close(f.all)
 	}
 }
 
-func (f *finals) look() (done, dead int, last time.Time) {
+func (f *finals) look() (done, dead int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.done, f.dead, f.last
+	return f.done, f.dead
 }
 
 // outageFor is how long a store is as bad as it is.
@@ -266,10 +265,10 @@ func outage(t testing.TB, r *rig, bad dynafault.Faults) []value {
 		defer close(enough)
 		wait(t.Context(), 2*time.Second) // for the session
 		rateOf := func(d time.Duration) (perSecond, each, requests float64, dead int) {
-			before, _, _ := f.look()
+			before, _ := f.look()
 			x.proxy.Reset()
 			wait(t.Context(), d)
-			after, dead, _ := f.look()
+			after, dead := f.look()
 			n := float64(x.requests())
 			return float64(after-before) / d.Seconds(), n / max(float64(after-before), 1), n / d.Seconds(), dead
 		}
@@ -278,12 +277,12 @@ func outage(t testing.TB, r *rig, bad dynafault.Faults) []value {
 		badRate, badEach, perSecond, _ := rateOf(outageFor)
 		x.proxy.Set(dynafault.Faults{})
 		back := time.Now()
-		before, _, _ := f.look()
-		for done := before; done == before && time.Since(back) < time.Minute; done, _, _ = f.look() {
+		before, _ := f.look()
+		for done := before; done == before && time.Since(back) < time.Minute; done, _ = f.look() {
 			wait(t.Context(), 10*time.Millisecond)
 		}
 		took := time.Since(back)
-		_, dead, _ := f.look()
+		_, dead := f.look()
 		fmt.Fprintf(os.Stderr, "        %.0f/s, then %.0f/s\n", calmRate, badRate)
 		values = []value{
 			{"rate, calm", "/s", calmRate}, {"rate", "/s", badRate}, {"requests a message, calm", "", calmEach}, {"requests a message", "", badEach},

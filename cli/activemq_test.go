@@ -11,6 +11,7 @@ import (
 
 	"usher/deploy/brokerxml"
 	"usher/engine/enginetest/activemq"
+	"usher/engine/enginetest/process"
 )
 
 // runsOn is an usher that runs with the sample for one's own ActiveMQ, on one of
@@ -29,7 +30,7 @@ func runsOn(t *testing.T, edit func(xml string) string) *usher {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u := &usher{t: t, dir: t.TempDir(), http: freePort(t), stomp: server.Address()}
+	u := &usher{t: t, dir: t.TempDir(), http: process.FreeAddress(t), stomp: server.Address()}
 	ports := filepath.Join(u.dir, "ports.yaml")
 	if err := os.WriteFile(ports, fmt.Appendf(nil, "broker: {urls: [stomp://%s]}\nserver: {listen: %s}\n", u.stomp, u.http), 0o600); err != nil {
 		t.Fatal(err)

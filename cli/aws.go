@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+
 	"usher/account"
 	"usher/config"
 	"usher/engine"
@@ -15,17 +17,28 @@ import (
 // accountTimeout is how long the machine has to say who it is in AWS.
 const accountTimeout = 20 * time.Second
 
+// inAccount finds credentials and region for what a key of the configuration needs.
+func inAccount(key string) (aws.Config, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), accountTimeout)
+	defer cancel()
+	cfg, err := account.Load(ctx, "")
+	if err != nil {
+		return cfg, fail(exitInvalid, "%s: %w", key, err)
+	}
+	return cfg, nil
+}
+
 // openUser prepares the broker's user, if that is in Secrets Manager.
 func (s *stack) openUser() error {
 	if s.cfg.Broker.Secret == "" || s.embedded() {
 		return nil
 	}
+	cfg, err := inAccount("broker.secret")
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), accountTimeout)
 	defer cancel()
-	cfg, err := account.Load(ctx, "")
-	if err != nil {
-		return fail(exitInvalid, "broker.secret: %w", err)
-	}
 	s.user = account.NewUser(cfg, s.cfg.Broker.Secret)
 	if _, _, err := s.user.Credentials(ctx, false); err != nil {
 		return fail(exitFailed, "broker.secret: %w", err)
@@ -45,11 +58,9 @@ func (s *stack) openGateway(keys watchtoken.Keys) error {
 	if !keys.Any() {
 		return fail(exitInvalid, "notify.apigateway: set %s in the environment: without keys of tokens everybody on the Internet could watch every message", config.WatchKeysVariable)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), accountTimeout)
-	defer cancel()
-	cfg, err := account.Load(ctx, "")
+	cfg, err := inAccount("notify.apigateway")
 	if err != nil {
-		return fail(exitInvalid, "notify.apigateway: %w", err)
+		return err
 	}
 	s.pusher = apigateway.New(apigateway.Config{AWS: cfg, Endpoint: endpoint, LostFunc: s.metrics.PushLost, Log: s.part("apigateway")})
 	s.undo = append(s.undo, s.pusher.Close)
@@ -82,11 +93,9 @@ func (e everyone) Notify(watchers []engine.Watcher, st engine.Status) {
 
 // openTopic prepares the topic that notes for operators go to.
 func openTopic(arn string) (*sns.Topic, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), accountTimeout)
-	defer cancel()
-	cfg, err := account.Load(ctx, "")
+	cfg, err := inAccount("monitor.topic")
 	if err != nil {
-		return nil, fail(exitInvalid, "monitor.topic: %w", err)
+		return nil, err
 	}
 	topic, err := sns.New(cfg, arn)
 	if err != nil {

@@ -30,7 +30,7 @@ win. Every error is told at once, with file, line and column. Exit 3 if there is
 			if len(files) == 0 {
 				files = []string{"usher.yaml"}
 			}
-			cfg, err := config.Load(fromFiles(files...))
+			cfg, err := config.Load(fromFiles(c.Context(), files...))
 			if err != nil {
 				return err
 			}

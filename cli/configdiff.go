@@ -23,7 +23,7 @@ runs, key by key, and what of it needs a restart; or, with --with, against other
 			if len(files) == 0 {
 				files = []string{"usher.yaml"}
 			}
-			to, err := config.Load(fromFiles(files...))
+			to, err := config.Load(fromFiles(c.Context(), files...))
 			if err != nil {
 				return err
 			}
@@ -61,7 +61,7 @@ runs, key by key, and what of it needs a restart; or, with --with, against other
 // configInUse is the configuration of the files, or of the usher that runs.
 func configInUse(c *cobra.Command, files []string) (*config.Config, error) {
 	if len(files) > 0 {
-		return config.Load(fromFiles(files...))
+		return config.Load(fromFiles(c.Context(), files...))
 	}
 	var report server.ConfigReport
 	if err := newAPI().call(c.Context(), http.MethodGet, "/api/v1/config", nil, &report); err != nil {

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"usher/engine"
+	"usher/engine/enginetest/process"
 	"usher/engine/monitor"
 	"usher/engine/monitor/webhook"
 	"usher/server"
@@ -274,7 +275,7 @@ func TestEngineAndMonitorInTwoProcesses(t *testing.T) {
 	u.start() // its broker is the one of the two others
 	dir := t.TempDir()
 	process := func(role string) *usher {
-		other := &usher{t: t, dir: dir, http: freePort(t), stomp: u.stomp, stderr: &bytes.Buffer{}, exited: make(chan error, 1)}
+		other := &usher{t: t, dir: dir, http: process.FreeAddress(t), stomp: u.stomp, stderr: &bytes.Buffer{}, exited: make(chan error, 1)}
 		file := filepath.Join(dir, role+".yaml")
 		text := fmt.Sprintf("broker: {urls: [\"stomp://%s\"], queue: other.work}\nserver: {listen: %s}\n"+
 			"types: {order.rush: {plugin: shop}}\nplugins: {shop: {command: [usher, plugin, serve, shop]}}\n", u.stomp, other.http)

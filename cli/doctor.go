@@ -114,7 +114,7 @@ func examine(ctx context.Context) (all []server.Finding, reached bool) {
 		all = append(all, f)
 	}
 	if _, err := os.Stat("usher.yaml"); err == nil {
-		_, err := config.Load(fromFiles("usher.yaml"))
+		_, err := config.Load(fromFiles(ctx, "usher.yaml"))
 		add("config", err, "./usher.yaml is valid", "usher config validate")
 	}
 	var r server.Readiness

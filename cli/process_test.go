@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"usher/engine/enginetest/process"
 	"usher/engine/stomp"
 	"usher/server"
 )
@@ -85,7 +85,7 @@ plugins:
 
 func newUsher(t *testing.T) *usher {
 	t.Helper()
-	u := &usher{t: t, dir: t.TempDir(), http: freePort(t), stomp: freePort(t)}
+	u := &usher{t: t, dir: t.TempDir(), http: process.FreeAddress(t), stomp: process.FreeAddress(t)}
 	u.effects = filepath.Join(u.dir, "effects")
 	if err := os.WriteFile(filepath.Join(u.dir, "usher.yaml"), fmt.Appendf(nil, shopYAML, u.effects), 0o600); err != nil {
 		t.Fatal(err)
@@ -96,16 +96,6 @@ func newUsher(t *testing.T) *usher {
 		}
 	})
 	return u
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
 }
 
 // start starts it and waits until it is ready.

@@ -28,9 +28,13 @@ const (
 )
 
 // fromFiles reads a configuration from files, of this machine or of an AWS account, and
-// the environment.
-func fromFiles(files ...string) config.Options {
-	return config.Options{Files: files, RemoteFunc: new(account.Files).Read, Environ: os.Environ()}
+// the environment. No account is waited for after ctx has ended.
+func fromFiles(ctx context.Context, files ...string) config.Options {
+	var remote account.Files
+	return config.Options{
+		Files: files, Environ: os.Environ(),
+		RemoteFunc: func(name string, limit int64) ([]byte, error) { return remote.Read(ctx, name, limit) },
+	}
 }
 
 // reloader follows the files of a configuration while usher runs. What is wrong

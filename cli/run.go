@@ -39,7 +39,7 @@ A configuration is a file, s3://bucket/key or ssm:/name; those in AWS are looked
   usher run --config s3://usher-prod-config/usher.yaml
   USHER__ENGINE__SLOTS=64 usher run --config base.yaml --config prod.yaml`,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
-			options := fromFiles(files...)
+			options := fromFiles(c.Context(), files...)
 			cfg, err := config.Load(options)
 			if err != nil {
 				return err

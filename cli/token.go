@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"time"
@@ -81,7 +82,7 @@ func clientConfig(files []string) (*config.Config, error) {
 	if _, err := os.Stat("usher.yaml"); err == nil && len(files) == 0 {
 		files = []string{"usher.yaml"}
 	}
-	return config.Load(fromFiles(files...))
+	return config.Load(fromFiles(context.Background(), files...)) // an account is waited for 10 s at most
 }
 
 // watchKeys reads the keys of the configuration's secrets.

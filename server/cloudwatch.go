@@ -34,14 +34,14 @@ type number struct {
 // CloudWatch writes, once a minute until ctx ends, what AWS scales and alarms by, as
 // lines that CloudWatch Logs makes metrics of (its embedded metric format). service is
 // the dimension Service; lanes have Lane as well. What is not known is left out, so that
-// the number of samples of Backlog is the number of engines. It returns when a line
-// cannot be written.
+// the number of samples of Backlog is the number of engines. A line that cannot be
+// written is logged, and ends nothing.
 func (s *Server) CloudWatch(ctx context.Context, w io.Writer, service string) error {
 	tick := time.NewTicker(cloudWatchEvery)
 	defer tick.Stop()
 	for {
 		if err := s.writeCloudWatch(ctx, w, service, time.Now()); err != nil {
-			return err
+			s.cfg.Log.Warn().Err(err).Msg("CloudWatch is not told")
 		}
 		select {
 		case <-tick.C:
@@ -133,15 +133,21 @@ func writeMetrics(w io.Writer, now time.Time, dimensions map[string]string, numb
 	return nil
 }
 
-// fetchOverdue is for how long the message that waits the longest should have been
-// released.
+// overdueLooked is how many of those that waited the longest are looked at.
+const overdueLooked = 100
+
+// fetchOverdue is for how long the parked message that waits the longest should have been
+// released. What waits in the broker, and what is held with its type, should not have been.
 func (s *Server) fetchOverdue(ctx context.Context) (time.Duration, error) {
-	first, err := s.cfg.Table.Waiting(ctx, engine.Waits{Limit: 1})
+	now := time.Now()
+	late, err := s.cfg.Table.Waiting(ctx, engine.Waits{Limit: overdueLooked, Before: now})
 	if err != nil {
 		return 0, fmt.Errorf("server: %w", err)
 	}
-	if len(first) == 0 {
-		return 0, nil
+	for _, rec := range late {
+		if rec.Bucket != "" && !rec.Held() {
+			return now.Sub(rec.Due), nil
+		}
 	}
-	return max(time.Since(first[0].Due), 0), nil
+	return 0, nil
 }

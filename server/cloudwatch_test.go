@@ -48,7 +48,15 @@ func TestCloudWatchIsToldWhatIsKnown(t *testing.T) {
 	r.broker.depths = engine.Depths{At: time.Now(), Lanes: map[int]engine.Depth{
 		9: {Size: 3, InFlight: 2, Oldest: time.Now().Add(-time.Hour)}, engine.Unsorted: {},
 	}}
-	r.waits("m", time.Now().Add(-2*time.Minute))
+	for id, bucket := range map[string]string{"parked": "7", "in the broker": "", "held": engine.HeldBucket("order.placed")} {
+		late := 2 * time.Minute
+		if bucket != "7" {
+			late = time.Hour // and nobody should have released it
+		}
+		r.write(id, engine.Delayed, func(c *engine.Change) {
+			c.Due, c.DueBy, c.NextHop, c.Bucket = time.Now().Add(-late), engine.ByRule, 1, bucket
+		})
+	}
 	ctx, end := context.WithCancel(t.Context())
 	defer end()
 	out := &until{left: 3, end: end}
@@ -99,6 +107,23 @@ func TestCloudWatchIsToldWhatIsKnown(t *testing.T) {
 	}
 	if len(got) != 8 {
 		t.Errorf("there are %v", got)
+	}
+}
+
+// broken is standard output whose reader has gone.
+type broken struct{ end context.CancelFunc }
+
+func (b broken) Write([]byte) (int, error) {
+	b.end()
+	return 0, errors.New("broken pipe")
+}
+
+// Metrics that nobody takes are no reason to stop.
+func TestCloudWatchThatCannotBeToldEndsNothing(t *testing.T) {
+	ctx, end := context.WithCancel(t.Context())
+	defer end()
+	if err := setup(t).server.CloudWatch(ctx, broken{end}, "usher-test"); err != nil {
+		t.Error(err)
 	}
 }
 
