@@ -35,7 +35,7 @@ test: ## Set up what the tests need, then run them all with the race detector
 	go vet ./...
 	go -C tools build -o $(CACHE)/bin/suites ./suites
 	go -C tools test ./...
-	go test -race -timeout 10m -json ./... | $(CACHE)/bin/suites
+	go test -race -timeout 20m -json ./... | $(CACHE)/bin/suites
 
 # A look that takes no report: make bench ROUNDS=1 MESSAGES=2000, or ONLY=order.
 bench: ROUNDS   := 7

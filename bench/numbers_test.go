@@ -18,11 +18,13 @@ var (
 // enoughRounds is how many rounds a report takes.
 const enoughRounds = 7
 
-// TestMain lets this binary be the plugin that the measurements run.
+// TestMain lets this binary be the other processes of the measurements.
 func TestMain(m *testing.M) {
-	if os.Getenv(pluginRole) != "" {
-		servePlugin()
-		return
+	for role, play := range map[string]func(){pluginRole: servePlugin, gatewayRole: serveGateway, senderRole: sendWatched} {
+		if os.Getenv(role) != "" {
+			play()
+			return
+		}
 	}
 	os.Exit(m.Run())
 }
@@ -39,9 +41,9 @@ func BenchmarkWaiting(b *testing.B) {
 	page{"performance-waiting.md", "Performance: what waits, fails and is changed"}.measure(b, waiting, due, failing, reloads, redrives)
 }
 
-// BenchmarkShared measures records in DynamoDB, for docs/performance-dynamodb.md.
+// BenchmarkShared measures records in DynamoDB, and watchers over API Gateway, for docs/performance-dynamodb.md.
 func BenchmarkShared(b *testing.B) {
-	page{"performance-dynamodb.md", "Performance: records in DynamoDB"}.measure(b, slowStore, kinds, outages)
+	page{"performance-dynamodb.md", "Performance: records in DynamoDB"}.measure(b, slowStore, kinds, outages, watchers)
 }
 
 // page is a file of the report.

@@ -79,8 +79,8 @@ func sinceSent(body []byte) time.Duration {
 	return time.Since(time.Unix(0, sent))
 }
 
-// process is a running plugin.
-type process struct {
+// pluginProcess is a running plugin.
+type pluginProcess struct {
 	*pluginhost.Host
 
 	told   string // the file it tells in
@@ -88,13 +88,13 @@ type process struct {
 }
 
 // startPlugin starts this binary as a plugin.
-func startPlugin(t testing.TB) process {
+func startPlugin(t testing.TB) pluginProcess {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := process{told: filepath.Join(t.TempDir(), "told")}
+	p := pluginProcess{told: filepath.Join(t.TempDir(), "told")}
 	if err := os.WriteFile(p.told, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -122,13 +122,13 @@ func startPlugin(t testing.TB) process {
 	return p
 }
 
-func (p process) pid() int { return p.Status()[0].PID }
+func (p pluginProcess) pid() int { return p.Status()[0].PID }
 
 // forget drops what the plugin has told.
-func (p process) forget() error { return os.Truncate(p.told, 0) }
+func (p pluginProcess) forget() error { return os.Truncate(p.told, 0) }
 
 // waits is how long the urgent messages took to come, since forget.
-func (p process) waits() ([]time.Duration, error) {
+func (p pluginProcess) waits() ([]time.Duration, error) {
 	bytes, err := os.ReadFile(p.told)
 	if err != nil {
 		return nil, err

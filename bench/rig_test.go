@@ -38,7 +38,7 @@ type rig struct {
 	active   *pair // ActiveMQ as `usher deploy broker-xml` configures it
 	silent   *pair // the same without its statistics plugin
 	embedded *pair
-	plugin   process
+	plugin   pluginProcess
 
 	activeMQ *activemq.Server // active's
 }

@@ -2,20 +2,27 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
 
 	"usher/engine"
 	"usher/engine/dynamo"
 	"usher/engine/enginetest/dynafault"
 	"usher/engine/enginetest/dynalite"
+	"usher/engine/monitor"
+	"usher/engine/stomp"
 	"usher/handlers"
 )
 
@@ -44,10 +51,12 @@ func openTables(t testing.TB) tables {
 	return tables{records, proxy}
 }
 
-// items are how many items were read and written for each of n messages.
+// items are how many items were read and written for each of n messages, those for
+// leases and for the first window not among them.
 func (x tables) items(n int) []value {
 	var reads, writes float64
-	for operation, count := range x.proxy.Items() {
+	ofMessages := func(id string) bool { return !strings.HasPrefix(id, "§ ") && !strings.HasPrefix(id, firstPrefix) }
+	for operation, count := range x.proxy.Items(ofMessages) {
 		switch operation {
 		case "BatchGetItem", "GetItem":
 			reads += float64(count)
@@ -66,30 +75,46 @@ func (x tables) requests() (n int) {
 	return n
 }
 
+// firstPrefix is what the ids of a first window begin with.
+const firstPrefix = "first-"
+
+// firstWindow lets messages wait before others, which an engine then does not claim:
+// it claims the first window of each level.
+func firstWindow(t testing.TB, p *pair) {
+	t.Helper()
+	for i := range engine.DefaultWindow {
+		h := map[string]string{engine.HeaderType: typeNothing, engine.HeaderPriority: strconv.Itoa(oneLevel), engine.HeaderID: fmt.Sprintf("%s%d-%d", firstPrefix, p.ids.Load(), i)}
+		if err := p.client.Send(t.Context(), engine.Outgoing{Queue: engine.WorkQueue, Headers: h}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func slowStore(r *rig) measurement {
 	const calm, slow = "calm", "4 ms later"
 	run := func(delay time.Duration) func(t testing.TB) []value {
 		return func(t testing.TB) []value {
 			x := openTables(t)
+			firstWindow(t, r.active)
 			r.active.fill(t, sharedMany, engine.WorkQueue, typeNothing, func(int) int { return oneLevel })
 			x.proxy.Set(dynafault.Faults{Delay: delay})
 			x.proxy.Reset()
-			s := newStarts(sharedMany)
+			s := newStarts(engine.DefaultWindow + sharedMany)
 			r.active.runOn(t, x, engine.Config{Handler: r.plugin, Observer: s, Slots: engine.DefaultSlots, Types: map[string]engine.Type{typeNothing: {}}}, s.all)
-			return append(x.items(sharedMany), rate("rate", sharedMany, s.took()))
+			return append(x.items(sharedMany), rate("rate", s.want, s.took()))
 		}
 	}
 	return measurement{
 		name:  "store",
 		title: "A store that is slower",
 		how: `10,000 messages wait in ActiveMQ; the handler, in a plugin process, returns at once. Records are in dynalite, a process that speaks as DynamoDB does,
-with a proxy before it that counts, and that passes each request on 4 ms later in the second way. The items are those that requests named: each key
-of a batch is one. dynalite is one thread of JavaScript, which takes about a core.`,
+with a proxy before it that counts, and that passes each request on 4 ms later in the second way. The items are those of these messages that requests named: each
+key of a batch is one; before the messages come 100 others, because an engine claims the first window of each level after it has connected. dynalite is one thread of JavaScript, which takes about a core.`,
 		ways: []way{{calm, run(0)}, {slow, run(4 * time.Millisecond)}},
 		answers: func(res results) []answer {
 			return []answer{
-				{"An ordinary message: items read, leases included", "at most 1", "", res.of(calm, "items read"), atMost(1)},
-				{"An ordinary message: items written, leases included", "at most 1", "", res.of(calm, "items written"), atMost(1)},
+				{"An ordinary message: items read", "at most 1", "", res.of(calm, "items read"), atMost(1)},
+				{"An ordinary message: items written", "at most 1", "", res.of(calm, "items written"), atMost(1)},
 				{"Throughput with 4 ms added to each call, to that without", "at least 0.9", "", res.of(slow, "rate").over(res.of(calm, "rate")), atLeast(0.9)},
 			}
 		},
@@ -104,6 +129,7 @@ func kinds(r *rig) measurement {
 		name    string
 		headers map[string]string
 		typ     engine.Type
+		fails   int // attempts of each message
 		watched bool
 	}
 	count := func(k kind) func(t testing.TB) []value {
@@ -121,6 +147,7 @@ func kinds(r *rig) measurement {
 					t.Fatal(err)
 				}
 			}
+			firstWindow(t, r.active)
 			for _, id := range ids {
 				h := map[string]string{engine.HeaderType: typeNothing, engine.HeaderPriority: "4", engine.HeaderID: id}
 				maps.Copy(h, k.headers)
@@ -129,20 +156,21 @@ func kinds(r *rig) measurement {
 				}
 			}
 			x.proxy.Reset()
-			done := newFinals(kindsMany)
+			done := newFinals(engine.DefaultWindow + kindsMany)
 			r.active.runOn(t, x, engine.Config{
-				Handler: onceFails(k.typ.Attempts > 0), Observer: done, Slots: engine.DefaultSlots, ParkAfter: time.Second, Types: map[string]engine.Type{typeNothing: k.typ},
+				Handler: fails(k.fails), Observer: done, Slots: engine.DefaultSlots, ParkAfter: time.Second, Types: map[string]engine.Type{typeNothing: k.typ},
 			}, done.all)
 			if done.dead > 0 {
-				t.Errorf("%d are dead", done.dead)
+				r.active.archive(t, x, done.dead)
 			}
 			return x.items(kindsMany)
 		}
 	}
 	all := []kind{
 		{name: "ordinary"},
-		{name: "retried", typ: engine.Type{Attempts: 2, Backoff: 50 * time.Millisecond}},
-		{name: "redelivered", typ: engine.Type{Attempts: 1, Redeliveries: []time.Duration{500 * time.Millisecond}}},
+		{name: "retried", typ: engine.Type{Attempts: 2, Backoff: 50 * time.Millisecond}, fails: 1},
+		{name: "redelivered", typ: engine.Type{Attempts: 1, Redeliveries: []time.Duration{500 * time.Millisecond}}, fails: 1},
+		{name: "dead-lettered", typ: engine.Type{Attempts: 1, Redeliveries: []time.Duration{}}, fails: 1},
 		{name: "parked", headers: map[string]string{engine.HeaderDelay: "3000"}},
 		{name: "watched", watched: true},
 	}
@@ -155,33 +183,67 @@ func kinds(r *rig) measurement {
 		title: "What each kind of message asks of the tables",
 		how: `500 messages of one kind, of 512 bytes. *Retried*: the first attempt fails, the second one is in the same engine. *Redelivered*: the second one is after half a
 second in the broker. *Parked*: due in three seconds, which is more than engine.parkAfter, one second, here. *Watched*: one connection watches each, and the requests for
-that were made before. Looking for what is due, twice a second, and leases are in it; with few messages they weigh more than with many.`,
+that were made before. *Dead-lettered*: the only attempt fails, and a monitor takes the letter into the archive. Looking for what is due and leases are not in it: they are
+per engine and not per message.`,
 		ways: ways,
 		answers: func(res results) []answer {
 			var answers []answer
 			for _, k := range all {
 				answers = append(answers,
-					answer{k.name + ": items read", "counted", "", res.of(k.name, "items read"), nil},
-					answer{k.name + ": items written", "counted", "", res.of(k.name, "items written"), nil})
+					answer{k.name + ": items read", "-", "", res.of(k.name, "items read"), nil},
+					answer{k.name + ": items written", "-", "", res.of(k.name, "items written"), nil})
 			}
 			return answers
 		},
 	}
 }
 
-// onceFails is a handler whose first attempt of each message fails, if it is to.
-func onceFails(fails bool) inProcess {
+// fails is a handler whose first n attempts of each message fail, but for those of a
+// first window.
+func fails(n int) inProcess {
 	var mu sync.Mutex
-	seen := map[string]bool{}
+	failed := map[string]int{}
 	return inProcess{Handler: handlers.HandlerFunc(func(_ context.Context, m *handlers.Message) error {
 		mu.Lock()
 		defer mu.Unlock()
-		if fails && !seen[m.ID] {
-			seen[m.ID] = true
-			return fmt.Errorf("the first attempt of %s", m.ID)
+		if failed[m.ID] >= n || strings.HasPrefix(m.ID, firstPrefix) {
+			return nil
 		}
-		return nil
+		failed[m.ID]++
+		return errors.New("one of its first attempts")
 	}), credit: engine.DefaultSlots, changed: make(chan struct{})}
+}
+
+// archive has a monitor take n dead letters.
+func (p *pair) archive(t testing.TB, x tables, n int) {
+	t.Helper()
+	letters, err := stomp.NewSubscriber(p.config(), engine.DeadQueues(engine.WorkQueue))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := monitor.New(monitor.Config{Source: letters, Archive: x, Records: x, Log: zerolog.Nop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	var g errgroup.Group
+	g.Go(func() error { return letters.Run(ctx) })
+	g.Go(func() error { return m.Run(ctx) })
+	eventually(t, "all letters are in the archive", func() bool {
+		tallies, err := x.Tally(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept := 0
+		for _, tally := range tallies {
+			kept += tally.Count
+		}
+		return kept >= n
+	})
+	stop()
+	if err := errors.Join(g.Wait(), letters.Close()); err != nil {
+		t.Error(err)
+	}
 }
 
 // finals counts what is done, and what is dead, and when.

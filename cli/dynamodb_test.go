@@ -69,7 +69,7 @@ func (s *site) usher(t *testing.T) *usher {
 // TestTwoEnginesShareTheirTablesAndOneIsKilledHalfWay has messages wait, be retried and
 // die in two engines, on ActiveMQ and on tables; one is killed, and comes back.
 func TestTwoEnginesShareTheirTablesAndOneIsKilledHalfWay(t *testing.T) {
-	const messages = 2000
+	const messages = 20_000
 	seed := rand.Uint64()
 	s := newSite(t)
 	one, two := s.usher(t), s.usher(t)
@@ -83,9 +83,9 @@ func TestTwoEnginesShareTheirTablesAndOneIsKilledHalfWay(t *testing.T) {
 		producers.Go(func() { l.Produce(ctx, fmt.Sprintf("p%d", p)) })
 	}
 	acknowledged := func(n int) func() bool { return func() bool { return len(l.Acknowledged()) >= n } }
-	one.eventually(2*time.Minute, "half-way", acknowledged(messages/2))
+	one.eventually(5*time.Minute, "half-way", acknowledged(messages/2))
 	one.kill()
-	two.eventually(2*time.Minute, "sent", acknowledged(messages))
+	two.eventually(5*time.Minute, "sent", acknowledged(messages))
 	stop()
 	producers.Wait()
 	one.start()

@@ -292,6 +292,12 @@ func reloadable(to *engine.Config, c *config.Config) {
 	}
 }
 
+// whileAwake has what takes messages run while this process gets its time of the
+// processors; see server.awake.
+func (s *stack) whileAwake(run func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error { return s.server.WhileAwake(ctx, run) }
+}
+
 // lettersMemory is what the dead letters that are in hand may take.
 const lettersMemory = 256 << 20
 
@@ -457,17 +463,17 @@ func (s *stack) run(ctx context.Context, more ...layer) error {
 	layers = append(layers,
 		layer{"http", func(ctx context.Context) error { return s.server.Run(ctx, s.httpLn) }},
 	)
+	if s.cfg.Server.Awake != "" {
+		layers = append(layers, layer{"awake", s.server.KeepAwake})
+	}
 	if s.roles.monitor {
-		layers = append(layers, layer{"dead letters", s.letters.Run}, layer{"monitor", s.monitor.Run})
+		layers = append(layers, layer{"dead letters", s.whileAwake(s.letters.Run)}, layer{"monitor", s.monitor.Run})
 	}
 	if s.roles.engine {
-		layers = append(layers, layer{"plugins", s.host.Run}, layer{"stomp", s.stomp.Run}, layer{"engine", s.engine.Run})
+		layers = append(layers, layer{"plugins", s.host.Run}, layer{"stomp", s.whileAwake(s.stomp.Run)}, layer{"engine", s.engine.Run})
 	}
 	if tables, is := s.records.(*dynamo.Records); is && s.roles.engine {
 		layers = append(layers, layer{"orphans", func(ctx context.Context) error { return dropOrphans(ctx, tables, s.part("records")) }})
-	}
-	if s.cfg.Server.Awake != "" {
-		layers = append(layers, layer{"awake", s.server.KeepAwake})
 	}
 	if service := s.cfg.Metrics.CloudWatch.Service; service != "" {
 		layers = append(layers, layer{"metrics", func(ctx context.Context) error { return s.server.CloudWatch(ctx, os.Stdout, service) }})

@@ -147,20 +147,20 @@ func (e *Engine) keepBody(ctx context.Context, p plan) error {
 
 // persist tries f until it works, its guard does not hold, or ctx ends.
 func (e *Engine) persist(ctx context.Context, what string, f func() error) error {
-	if err := f(); err == nil || errors.Is(err, ErrGuarded) {
+	err := f()
+	if err == nil || errors.Is(err, ErrGuarded) {
 		return err
 	}
+	e.cfg.Log.Warn().Err(err).Str("step", what).Msg("settling has to wait; it is tried again until it works")
 	wait := backoff.NewExponentialBackOff()
 	wait.InitialInterval, wait.MaxInterval, wait.RandomizationFactor = 100*time.Millisecond, 2*time.Second, 0.5
-	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+	_, err = backoff.Retry(ctx, func() (struct{}, error) {
 		err := f()
 		if errors.Is(err, ErrGuarded) {
 			return struct{}{}, backoff.Permanent(err)
 		}
 		return struct{}{}, err
-	}, backoff.WithBackOff(wait), backoff.WithMaxElapsedTime(0), backoff.WithNotify(func(err error, next time.Duration) {
-		e.cfg.Log.Warn().Err(err).Str("step", what).Dur("again_in", next).Msg("settling has to wait")
-	}))
+	}, backoff.WithBackOff(wait), backoff.WithMaxElapsedTime(0))
 	return err
 }
 

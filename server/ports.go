@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -113,6 +114,9 @@ type Config struct {
 	// Awake is this process' public address, with which [Server.KeepAwake] keeps App
 	// Runner from taking its CPU away. Empty: it need not.
 	Awake string
+	// AwakeGrace is how long there may be no poll of this process before it counts as
+	// throttled; see [Server.WhileAwake]. 0: 10 s.
+	AwakeGrace time.Duration
 	// Gateway serves /apigateway/, which a WebSocket API of API Gateway calls; it knows
 	// who may. Nil: there is no such route.
 	Gateway http.Handler
@@ -129,6 +133,7 @@ type Config struct {
 const MinTokenBytes = 16
 
 func (c Config) withDefaults() Config {
+	c.AwakeGrace = cmp.Or(c.AwakeGrace, awakeGrace)
 	if c.Queue == "" {
 		c.Queue = engine.WorkQueue
 	}

@@ -31,6 +31,7 @@ type Server struct {
 	tallies   *cached[[]engine.Tally]
 	overdue   *cached[time.Duration] // of the first that waits
 	nonce     string                 // of polls that only this process holds
+	polls     *polls
 }
 
 // New makes a Server. The error names all that is wrong with the configuration;
@@ -40,7 +41,7 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, nonce: rand.Text()}
+	s := &Server{cfg: cfg, nonce: rand.Text(), polls: newPolls()}
 	s.readiness = newCached(readinessTimeout, s.check)
 	s.backlogs = newCached(backlogTimeout, s.fetchBacklogs)
 	s.tallies = newCached(backlogTimeout, s.fetchTallies)

@@ -75,12 +75,21 @@ func NewClient(cfg Config) *dynamodb.Client {
 		if cfg.Endpoint != "" {
 			o.BaseEndpoint = aws.String(cfg.Endpoint)
 		}
-		o.HTTPClient = &http.Client{Timeout: cmp.Or(cfg.CallTimeout, callTimeout), Transport: cfg.transport}
+		o.HTTPClient = &http.Client{Timeout: cmp.Or(cfg.CallTimeout, callTimeout), Transport: &probing{next: cmp.Or[http.RoundTripper](cfg.transport, http.DefaultTransport)}}
 		o.Retryer = retry.NewStandard(func(s *retry.StandardOptions) {
 			s.MaxAttempts, s.Backoff = callAttempts, retry.BackoffDelayerFunc(backoff)
 			s.RateLimiter = newBudget(retryBudget)
+			s.Retryables = append([]retry.IsErrorRetryable{retry.IsErrorRetryableFunc(notSent)}, s.Retryables...)
 		})
 	})
+}
+
+// notSent has a request that was not sent not repeated.
+func notSent(err error) aws.Ternary {
+	if errors.Is(err, errGone) {
+		return aws.FalseTernary
+	}
+	return aws.UnknownTernary
 }
 
 // backoff is how long a call waits before it is repeated: half of it is random.

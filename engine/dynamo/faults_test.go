@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -71,7 +73,7 @@ func TestAnOrdinaryMessageIsOneReadAndOneWrite(t *testing.T) {
 			}
 		}
 	}
-	requests, items := proxy.Requests(), proxy.Items()
+	requests, items := proxy.Requests(), proxy.Items(func(string) bool { return true })
 	if requests["BatchGetItem"] != batches || requests["UpdateItem"] != batches*batch || len(requests) != 2 {
 		t.Errorf("%d messages took the requests %v; want one BatchGetItem a hundred and one UpdateItem each", batches*batch, requests)
 	}
@@ -106,6 +108,47 @@ func TestWhatIsThrottledIsRepeatedWithinABudget(t *testing.T) {
 	proxy.Set(dynafault.Faults{})
 	if _, err := r.Record(t.Context(), "m"); !errors.Is(err, engine.ErrNotFound) {
 		t.Errorf("once it throttles no more: %v", err)
+	}
+}
+
+// TestAStoreThatIsGoneIsAskedSeldom: however many ask, and at once when it is
+// back. Found by a benchmark: 35 requests a second came from what each slot had in hand.
+func TestAStoreThatIsGoneIsAskedSeldom(t *testing.T) {
+	s := &tables{server: dynalite.Start(t)}
+	r, proxy := s.behind(t, dynafault.Faults{})
+	defer r.Close()
+	const lasts = 3 * time.Second
+	proxy.Set(dynafault.Faults{Gone: true})
+	proxy.Reset()
+	var asking sync.WaitGroup
+	began := time.Now()
+	var last atomic.Pointer[error]
+	for range 32 {
+		asking.Go(func() {
+			for time.Since(began) < lasts {
+				_, err := r.Record(t.Context(), "m")
+				last.Store(&err)
+			}
+		})
+	}
+	asking.Wait()
+	// 20 in a row until it is gone; by then each of the 32 may have sent another one.
+	if n, most := proxy.Requests()["GetItem"], 20+32+2; n > most {
+		t.Errorf("in %v %d requests were sent, want %d at most", lasts, n, most)
+	}
+	wantWords(t, *last.Load(), "does not answer", "the last one", "EOF")
+	proxy.Set(dynafault.Faults{})
+	for back := time.Now(); ; {
+		_, err := r.Record(t.Context(), "m")
+		if errors.Is(err, engine.ErrNotFound) {
+			break
+		}
+		if time.Since(back) > 5*time.Second {
+			t.Fatalf("five seconds after it was back: %v", err)
+		}
+	}
+	if _, err := r.Record(t.Context(), "m"); !errors.Is(err, engine.ErrNotFound) {
+		t.Errorf("once it has answered again: %v", err)
 	}
 }
 

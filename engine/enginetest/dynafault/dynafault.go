@@ -44,7 +44,7 @@ type Proxy struct {
 	faults Faults         // guarded by mu
 	calls  int            // all ever, however often repeated; guarded by mu
 	counts map[string]int // requests that came, by operation; guarded by mu
-	items  map[string]int // items of those that were passed on; guarded by mu
+	items  []named        // items of those that were passed on; guarded by mu
 	random *rand.Rand     // guarded by mu
 	past   past           // guarded by mu
 }
@@ -55,7 +55,7 @@ func Start(t testing.TB, target string, seed uint64) *Proxy {
 	t.Helper()
 	p := &Proxy{
 		target: target, client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 128}},
-		counts: map[string]int{}, items: map[string]int{}, random: rand.New(rand.NewPCG(seed, 0)), past: past{},
+		counts: map[string]int{}, random: rand.New(rand.NewPCG(seed, 0)), past: past{},
 	}
 	p.server = httptest.NewServer(http.HandlerFunc(p.serve))
 	t.Cleanup(func() {
@@ -82,20 +82,29 @@ func (p *Proxy) Requests() map[string]int {
 	return maps.Clone(p.counts)
 }
 
-// Items are how many items the requests that were passed on since Reset named: each
-// key of a batch is one.
-func (p *Proxy) Items() map[string]int {
+// Items are how many items the requests that were passed on since Reset named, by
+// operation: each key of a batch is one. Counted are those whose id is of the kind.
+func (p *Proxy) Items(kind func(id string) bool) map[string]int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return maps.Clone(p.items)
+	n := map[string]int{}
+	for _, item := range p.items {
+		if kind(item.id) {
+			n[item.operation]++
+		}
+	}
+	return n
 }
+
+// named is an item that a request named.
+type named struct{ operation, id string }
 
 // Reset counts anew.
 func (p *Proxy) Reset() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	clear(p.counts)
-	clear(p.items)
+	p.items = nil
 }
 
 // fate is what happens to one request.
@@ -168,7 +177,7 @@ func (p *Proxy) carryOut(r *http.Request, operation string, body []byte, fate fa
 			}
 		}
 	}
-	p.count(operation, 1)
+	p.count(operation, keyOf(operation, request))
 	status, answer, err := p.pass(r, operation, body)
 	if err == nil && status == http.StatusOK && operation == "Query" && fate.Lag > 0 && request["IndexName"] != nil {
 		answer, err = p.lagging(request, answer, fate.Lag)
@@ -179,7 +188,6 @@ func (p *Proxy) carryOut(r *http.Request, operation string, body []byte, fate fa
 // batch passes a BatchGetItem on, perhaps without some of its keys.
 func (p *Proxy) batch(r *http.Request, request document, fate fate) (int, []byte, error) {
 	left := document{}
-	n := 0
 	for table, of := range in(request, "RequestItems") {
 		asked, _ := of.(document)
 		keys, _ := asked["Keys"].([]any)
@@ -189,9 +197,11 @@ func (p *Proxy) batch(r *http.Request, request document, fate fate) (int, []byte
 			keys = keys[:half]
 			asked["Keys"] = keys
 		}
-		n += len(keys)
+		for _, k := range keys {
+			key, _ := k.(document)
+			p.count("BatchGetItem", key)
+		}
 	}
-	p.count("BatchGetItem", n)
 	body, err := json.Marshal(request)
 	if err != nil {
 		return 0, nil, err
@@ -234,10 +244,10 @@ func (p *Proxy) pass(r *http.Request, operation string, body []byte) (int, []byt
 	return answer.StatusCode, text, err
 }
 
-func (p *Proxy) count(operation string, n int) {
+func (p *Proxy) count(operation string, key document) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.items[operation] += n
+	p.items = append(p.items, named{operation, value(key, "id", "S") + value(key, "key", "S")})
 }
 
 func refuse(w http.ResponseWriter, status int, kind string) {

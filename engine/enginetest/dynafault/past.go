@@ -44,16 +44,7 @@ const kept = time.Minute
 // remember reads an item before it is written.
 func (p *Proxy) remember(r *http.Request, operation string, request document) error {
 	table, _ := request["TableName"].(string)
-	key := in(request, "Key")
-	if operation == "PutItem" {
-		key = document{"id": in(request, "Item")["id"]}
-		if k, is := in(request, "Item")["key"]; is {
-			key = document{"key": k}
-		}
-		if part, is := in(request, "Item")["part"]; is {
-			key["part"] = part
-		}
-	}
+	key := keyOf(operation, request)
 	body, err := json.Marshal(document{"TableName": table, "Key": key, "ConsistentRead": true})
 	if err != nil {
 		return err
@@ -136,6 +127,20 @@ func (p *Proxy) lagging(request document, text []byte, lag time.Duration) ([]byt
 	})
 	answer["Items"], answer["Count"] = items, len(items)
 	return json.Marshal(answer)
+}
+
+// keyOf is the key of the item that a request names.
+func keyOf(operation string, request document) document {
+	if operation != "PutItem" {
+		return in(request, "Key")
+	}
+	key := document{}
+	for _, name := range []string{"id", "key", "part"} {
+		if k, is := in(request, "Item")[name]; is {
+			key[name] = k
+		}
+	}
+	return key
 }
 
 // keyText names an item.
