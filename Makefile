@@ -33,9 +33,36 @@ lint: $(LINT) ## Run all linters
 test: ## Set up what the tests need, then run them all with the race detector
 	tools/prepare
 	go vet ./...
-	go -C tools build -o $(CACHE)/bin/suites ./suites
+	go -C tools build -o $(CACHE)/bin/ ./suites ./faults
 	go -C tools test ./...
-	go test -race -timeout 20m -json ./... | $(CACHE)/bin/suites
+	go test -race -timeout 20m -json ./... | $(CACHE)/bin/faults | $(CACHE)/bin/suites
+
+.PHONY: faults
+faults: ## Make every fault happen, and write docs/faults.md
+	tools/prepare
+	go -C tools build -o $(CACHE)/bin/ ./faults
+	go test -timeout 30m -json ./... | $(CACHE)/bin/faults docs/faults.md
+
+.PHONY: mutations
+mutations: ## Break promises on purpose, and see that the tests find out
+	tools/prepare
+	go -C tools run ./mutations $(CURDIR)
+
+# How long each fuzz target runs.
+fuzz: FUZZ := 30s
+
+.PHONY: fuzz
+fuzz: ## Fuzz all that reads what others wrote
+	@grep -rl '^func Fuzz' --include='*_test.go' . | grep -v '^./.cache/' | sort | while read -r file; do \
+	  for target in $$(sed -n 's/^func \(Fuzz[A-Za-z]*\)(.*/\1/p' "$$file"); do \
+	    echo "== $$target for $(FUZZ)"; go test "$$(dirname "$$file")" -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZ); \
+	  done; \
+	done
+
+.PHONY: simulate
+simulate: SEEDS := 100000
+simulate: ## Run the simulation of the engine over many seeds
+	go test ./engine -run TestSimulation -timeout 3h -v -seeds $(SEEDS)
 
 # A look that takes no report: make bench ROUNDS=1 MESSAGES=2000, or ONLY=order.
 bench: ROUNDS   := 7

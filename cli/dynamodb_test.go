@@ -100,6 +100,7 @@ func TestTwoEnginesShareTheirTablesAndOneIsKilledHalfWay(t *testing.T) {
 	one.stop()
 	two.stop()
 	t.Logf("ledger, seed %d: %v", seed, a)
+	t.Attr("measured", a.Counts())
 	if a.Lost != 0 || a.Unexpected != 0 || a.Acknowledged < messages || a.Dead < 20 {
 		t.Errorf("lost %d, unexpected %d, acknowledged %d, dead %d; want 0, 0, and at least %d and 20", a.Lost, a.Unexpected, a.Acknowledged, a.Dead, messages)
 	}

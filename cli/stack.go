@@ -266,8 +266,9 @@ func (s *stack) openEngine() (err error) {
 	if !s.roles.engine {
 		return nil
 	}
+	broker, kept := dying(s.stomp, s.records)
 	cfg := engine.Config{
-		Broker: s.stomp, Records: s.records, Bodies: s.records, Index: s.records, Holds: s.records, Handler: s.handler, Notifier: s.notifier(), Control: s.stomp,
+		Broker: broker, Records: kept, Bodies: kept, Index: kept, Holds: kept, Handler: s.handler, Notifier: s.notifier(), Control: s.stomp,
 		Observer: everybody(s.observers), Log: s.part("engine"),
 		Queue: s.queue(), Window: s.cfg.Engine.Window, MaxBody: int(s.cfg.Engine.MaxBody),
 	}
@@ -313,8 +314,9 @@ func (s *stack) openMonitor() (err error) {
 		return fail(exitInvalid, "%w", err)
 	}
 	s.undo = append(s.undo, s.letters.Close)
+	_, kept := dying(s.stomp, s.records)
 	mc := monitor.Config{
-		Source: s.letters, Archive: s.records, Records: s.records, Notifier: s.notifier(), Window: s.cfg.Monitor.Window, Log: s.part("monitor"),
+		Source: s.letters, Archive: kept, Records: kept, Notifier: s.notifier(), Window: s.cfg.Monitor.Window, Log: s.part("monitor"),
 	}
 	if url := s.cfg.Monitor.Webhook.URL; url != "" {
 		hook, err := webhook.New(webhook.Config{URL: url, Secret: s.cfg.Secrets.Webhook})
@@ -352,7 +354,8 @@ func (e everybody) Observe(ev engine.Event) {
 }
 
 func (s *stack) openServer() (err error) {
-	redriver := engine.Redriver{Archive: s.records, Records: s.records, Broker: s.stomp, Queue: s.queue()}
+	broker, kept := dying(s.stomp, s.records)
+	redriver := engine.Redriver{Archive: kept, Records: kept, Broker: broker, Queue: s.queue()}
 	cfg := server.Config{
 		Addr: s.httpLn.Addr().String(), Token: s.cfg.Secrets.Token, Table: s.records, Broker: polled{s.stomp},
 		Archive: s.records, RedriveFunc: redriver.Redrive,

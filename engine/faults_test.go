@@ -725,6 +725,43 @@ func TestAttemptsAreRememberedOverALostSession(t *testing.T) {
 	}, func(c *engine.Config) { c.Types["a"] = engine.Type{Backoff: 2 * time.Second} })
 }
 
+// Found by the simulation: what lost its claim when its session was gone, or was being
+// looked up when it went, began anew.
+func TestAttemptsAreRememberedOverALostClaimAndALostSession(t *testing.T) {
+	for _, gone := range []string{"before the claim", "after the claim"} {
+		t.Run(gone, func(t *testing.T) {
+			var attempts []int
+			h := func(ctx context.Context, m *handlers.Message) error {
+				attempts = append(attempts, m.Attempt)
+				if len(attempts) == 2 {
+					<-ctx.Done()
+				}
+				return errors.New("boom")
+			}
+			run(t, h, func(r *rig) {
+				r.send("1", "a")
+				r.after(3 * time.Second) // the second attempt runs
+				for _, c := range []enginetest.Call{enginetest.CallClaim, enginetest.CallLookUp} {
+					r.faulty.FailAll(c, enginetest.Before)
+				}
+				if gone == "after the claim" {
+					r.after(20 * time.Second)
+				}
+				r.broker.Disconnect()
+				r.after(20 * time.Second)
+				r.faulty.Heal(enginetest.CallClaim)
+				r.faulty.Heal(enginetest.CallLookUp)
+				r.broker.Connect()
+				r.after(time.Minute)
+				r.wantDead("1", engine.ReasonExhausted)
+				if want := []int{1, 2, 2, 3}; !slices.Equal(attempts, want) {
+					t.Errorf("the attempts were %v, want %v", attempts, want)
+				}
+			}, func(c *engine.Config) { c.Types["a"] = engine.Type{Timeout: time.Hour, Backoff: time.Second} })
+		})
+	}
+}
+
 func TestAPluginThatIsAwayIsNotAskedInAHotLoop(t *testing.T) {
 	asked := 0
 	h := func(context.Context, *handlers.Message) error { asked++; return engine.ErrPluginAway }

@@ -124,6 +124,12 @@ type tries struct {
 	firstFailed            time.Time
 }
 
+// letGo forgets an item that the broker delivers again, but not what was tried.
+func (e *Engine) letGo(it *item) {
+	e.remember(it)
+	e.forget(it)
+}
+
 // remember keeps what was tried for when the message is delivered again.
 func (e *Engine) remember(it *item) {
 	if it.attempts == it.msg.attempts && it.crashes == 0 {
@@ -135,6 +141,13 @@ func (e *Engine) remember(it *item) {
 	e.tried[it.msg.id] = tries{it.msg.hop, it.attempts, it.crashes, it.firstFailed}
 }
 
+// recall gives an item what was tried of its message.
+func (e *Engine) recall(it *item) {
+	if t, ok := e.tried[it.msg.id]; ok && t.hop == it.msg.hop {
+		it.attempts, it.crashes, it.firstFailed = max(it.attempts, t.attempts), max(it.crashes, t.crashes), orTime(t.firstFailed, it.firstFailed)
+	}
+}
+
 // newItem is a delivery at the beginning of its life in our hands.
 func (e *Engine) newItem(m message, d Delivery) *item {
 	if _, copied := m.headers[HeaderHop]; !copied && e.cfg.Types[m.typ].Dedupe == DedupeOff {
@@ -143,10 +156,6 @@ func (e *Engine) newItem(m message, d Delivery) *item {
 	it := &item{
 		msg: m, brokerID: d.BrokerID, delivery: d, attempts: m.attempts, rounds: m.rounds, seenAt: m.queuedAt,
 		level: e.levelOf(m), mustClaim: true, firstFailed: m.firstFailed,
-	}
-	if t, ok := e.tried[m.id]; ok && t.hop == m.hop {
-		it.attempts, it.crashes, it.firstFailed = t.attempts, t.crashes, t.firstFailed
-		delete(e.tried, m.id)
 	}
 	it.plugin, _ = e.cfg.Handler.Plugin(m.typ)
 	return it

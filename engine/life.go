@@ -128,9 +128,11 @@ func (e *Engine) lookedUp(batch []*item, found Found, err error) {
 // broken, early or ready.
 func (e *Engine) admit(it *item, rec Record, exists bool, now time.Time) {
 	it.lookedUpAt = time.Now()
+	e.recall(it)
 	if exists && e.decided(it, rec, now) {
 		return
 	}
+	delete(e.tried, it.msg.id)
 	e.follow(it)
 	_, known := e.cfg.Types[it.msg.typ]
 	known = known && it.plugin != ""
@@ -340,8 +342,7 @@ func (e *Engine) ran(it *item, d decision, emitted []handlers.FollowOn, took tim
 	}
 	if d.action == actAgain && it.delivery.Epoch != e.epoch {
 		it.held.drop()
-		e.remember(it) // its session is gone: the broker delivers it again
-		e.forget(it)
+		e.letGo(it) // its session is gone
 		return
 	}
 	if d.action == actAgain && e.draining {
@@ -477,7 +478,7 @@ func (e *Engine) lostClaim(it *item, err error) {
 	it.token = ""
 	it.losses++
 	if it.delivery.Epoch != e.epoch || e.draining {
-		e.forget(it)
+		e.letGo(it)
 		return
 	}
 	e.enqueueLookUp(it)
@@ -489,7 +490,7 @@ func (e *Engine) notClaimed(it *item, rec Record, err error) {
 	e.observe(it.event(Event{Kind: EventRan, Outcome: OutcomeNotStarted}))
 	switch {
 	case it.delivery.Epoch != e.epoch || e.draining:
-		e.forget(it)
+		e.letGo(it)
 	case errors.Is(err, ErrGuarded):
 		e.admit(it, rec, true, time.Now())
 	default:

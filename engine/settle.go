@@ -258,20 +258,15 @@ func (e *Engine) newSession(epoch uint64, now time.Time) {
 	for _, it := range e.hand {
 		it.twins = nil
 		switch it.stage {
+		case running, settling:
+			continue
 		case unseen:
 			e.comes(it, -1)
-			e.forget(it)
-		case asked:
-			e.forget(it)
 		case waiting:
 			e.stopWaiting(it)
-			e.remember(it)
-			e.forget(it)
-		case ready:
-			e.remember(it)
-			e.forget(it)
-		case running, settling:
+		case asked, ready:
 		}
+		e.letGo(it)
 	}
 	e.ready = readyQueue{}
 }

@@ -2,7 +2,9 @@ package chaos
 
 import (
 	"flag"
+	"fmt"
 	"math/rand/v2"
+	"syscall"
 	"testing"
 	"time"
 
@@ -44,6 +46,27 @@ func blows() []blow {
 			e := r.engines[random.IntN(len(r.engines))]
 			e.stop()
 			e.start()
+		}},
+		{"an engine is told to end, and killed before it has", func(r *rig, random *rand.Rand) {
+			e := r.engines[random.IntN(len(r.engines))]
+			e.signal(syscall.SIGTERM)
+			pause(time.Duration(random.Int64N(int64(300 * time.Millisecond))))
+			e.killIfThere()
+			e.start()
+		}},
+		{"an engine hangs for a while", func(r *rig, random *rand.Rand) {
+			e := r.engines[random.IntN(len(r.engines))]
+			e.signal(syscall.SIGSTOP)
+			pause(4 * time.Second) // longer than the broker waits for a sign of life
+			e.signal(syscall.SIGCONT)
+		}},
+		{"the broker hangs for a while", func(r *rig, _ *rand.Rand) {
+			for _, s := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGCONT} {
+				if err := syscall.Kill(r.broker.PID(), s); err != nil {
+					r.t.Fatal(err)
+				}
+				pause(4 * time.Second)
+			}
 		}},
 		{"kill -9 of a plugin", func(r *rig, random *rand.Rand) {
 			r.engines[random.IntN(len(r.engines))].killPlugin()
@@ -141,6 +164,7 @@ func TestNothingIsLostWhateverIsKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("ledger after %d rounds, -seed %d: %v", *rounds, *seed, a)
+	t.Attr("measured", fmt.Sprintf("%d blows; %s", *rounds, a.Counts()))
 	if a.Lost != 0 || a.Unexpected != 0 || a.Acknowledged < 10**rounds {
 		t.Errorf("lost %d, unexpected %d, acknowledged %d; want 0, 0 and at least %d", a.Lost, a.Unexpected, a.Acknowledged, 10**rounds)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -74,6 +75,8 @@ type process struct {
 	name          string
 	state, config string
 	http, effects string
+	binary        string
+	env           []string  // besides this process' own
 	cmd           *exec.Cmd // nil: it does not run
 	exited        chan error
 	output        *bytes.Buffer
@@ -85,7 +88,7 @@ func newProcess(t testing.TB, name, dir, broker string, slots int) *process {
 	t.Helper()
 	p := &process{
 		t: t, name: name, state: filepath.Join(dir, "state"), config: filepath.Join(dir, name+".yaml"),
-		http: freeAddress(t), effects: filepath.Join(dir, name+".effects"),
+		http: freeAddress(t), effects: filepath.Join(dir, name+".effects"), binary: binary,
 	}
 	text := fmt.Appendf(nil, configYAML, broker, p.http, slots, p.effects)
 	if err := os.WriteFile(p.config, text, 0o600); err != nil {
@@ -117,8 +120,8 @@ func freeAddress(t testing.TB) string {
 func (p *process) start() {
 	p.t.Helper()
 	p.output = &bytes.Buffer{}
-	p.cmd = exec.Command(binary, "run", "--config", p.config, "--state", p.state)
-	p.cmd.Stderr = p.output
+	p.cmd = exec.Command(p.binary, "run", "--config", p.config, "--state", p.state)
+	p.cmd.Stderr, p.cmd.Env = p.output, append(os.Environ(), p.env...)
 	if err := p.cmd.Start(); err != nil {
 		p.t.Fatal(err)
 	}
@@ -138,12 +141,29 @@ func (p *process) kill() {
 	p.cmd = nil
 }
 
+// killIfThere kills it, unless it has ended.
+func (p *process) killIfThere() {
+	p.t.Helper()
+	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		p.t.Fatal(err)
+	}
+	if err := <-p.exited; err != nil {
+		p.t.Logf("engine %s: %v", p.name, err)
+	}
+	p.cmd = nil
+}
+
+func (p *process) signal(s syscall.Signal) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(s); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
 // stop ends it in an orderly way.
 func (p *process) stop() {
 	p.t.Helper()
-	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		p.t.Fatal(err)
-	}
+	p.signal(syscall.SIGTERM)
 	select {
 	case err := <-p.exited:
 		if err != nil {

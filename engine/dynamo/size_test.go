@@ -1,6 +1,7 @@
 package dynamo_test
 
 import (
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -95,4 +96,36 @@ func sizeOf(t *testing.T, value types.AttributeValue) (n int) {
 	}
 	t.Fatalf("an attribute of the kind %T", value)
 	return 0
+}
+
+// The tables forget only what is finished: nothing that waits has a time to live.
+func TestTheTablesForgetOnlyWhatIsFinished(t *testing.T) {
+	s := &tables{server: dynalite.Start(t)}
+	r := s.open(t)
+	defer r.Close()
+	now := time.Now()
+	if err := r.Keep(t.Context(), "waits", 1, engine.Parked{Headers: map[string]string{"type": "t"}, Body: []byte("b")}); err != nil {
+		t.Fatal(err)
+	}
+	waits := engine.Change{ID: "waits", Type: "t", Digest: "d", NextHop: 1, Token: "w-1", State: engine.Delayed, Bucket: engine.BucketOf("waits"), Now: now, ExpiresAt: now.Add(time.Hour)}
+	for _, c := range []engine.Change{waits, done("over", now)} {
+		if _, err := r.Write(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	client := dynamo.NewClient(dynamo.Config{AWS: credentialsOfNobody(), Endpoint: s.server.Endpoint()})
+	for table, want := range map[string]map[string]bool{s.names().Bodies: {"waits": false}, s.names().Records: {"waits": false, "over": true}} {
+		out, err := client.Scan(t.Context(), &dynamodb.ScanInput{TableName: aws.String(table)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]bool{}
+		for _, it := range out.Items {
+			_, lives := it["ttl"]
+			got[it["id"].(*types.AttributeValueMemberS).Value] = lives
+		}
+		if !maps.Equal(got, want) {
+			t.Errorf("%s: what has a time to live: %v, want %v", table, got, want)
+		}
+	}
 }

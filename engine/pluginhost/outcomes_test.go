@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -117,6 +118,32 @@ func TestPluginHasNoSecretOfTheHost(t *testing.T) {
 			t.Errorf("the plugin has %s", line)
 		}
 	}
+}
+
+// Others of the machine reach no plugin: its socket is in a folder that is only its
+// user's.
+func TestNobodyElseReachesThePluginsSocket(t *testing.T) {
+	dir := launch(t, settings{types: []string{"nothing"}}).dir
+	var sockets []string
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type()&fs.ModeSocket != 0 {
+			sockets = append(sockets, path)
+		}
+		return err
+	})
+	if err != nil || len(sockets) != 1 {
+		t.Fatalf("the sockets are %q, %v", sockets, err)
+	}
+	for at := filepath.Dir(sockets[0]); at != dir; at = filepath.Dir(at) {
+		info, err := os.Stat(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Mode().Perm()&0o077 == 0 {
+			return // nobody else enters it
+		}
+	}
+	t.Errorf("others may enter the folder of %s", sockets[0])
 }
 
 // isName tells a variable from a line of the certificate.

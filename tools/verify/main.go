@@ -1,6 +1,6 @@
 // Command verify checks of a working tree what a Go linter does not see: that
-// Go files are formatted and short enough to read, and that no text file holds
-// something that must not be committed.
+// Go files are formatted and short enough to read, that no text file holds
+// something that must not be committed, and that the tests which docs name are there.
 //
 //	verify [directory]
 //
@@ -38,6 +38,7 @@ func run(ctx context.Context, root string, out, errs io.Writer) int {
 		return 2
 	}
 	found, checked := 0, 0
+	named := promises{}
 	for _, name := range files {
 		text, err := os.ReadFile(filepath.Join(root, name))
 		if errors.Is(err, fs.ErrNotExist) {
@@ -48,10 +49,15 @@ func run(ctx context.Context, root string, out, errs io.Writer) int {
 			return 2
 		}
 		checked++
+		named.read(name, text)
 		for _, f := range check(name, text) {
 			fmt.Fprintln(out, f)
 			found++
 		}
+	}
+	for _, f := range named.broken() {
+		fmt.Fprintln(out, f)
+		found++
 	}
 	if found > 0 {
 		fmt.Fprintf(errs, "verify: %d findings in %d files\n", found, checked)

@@ -103,3 +103,14 @@ func TestRunReadsWhatGitWouldCommit(t *testing.T) {
 		t.Errorf("no tree: status %d, said %q", got, said)
 	}
 }
+
+func TestPagesNameTestsThatAreThere(t *testing.T) {
+	var p promises
+	p.read("a/a_test.go", []byte("package a\n\nfunc TestNothingIsLost(t *testing.T) {}\nfunc FuzzReader(f *testing.F) {}\n"))
+	p.read("docs/security.md", []byte("`TestNothingIsLost` and `FuzzReader`\n`TestNothingIsLostAtAll`, `Test`\n"))
+	p.read("docs/other.txt", []byte("`TestNobodyLooks`"))
+	broken := p.broken()
+	if len(broken) != 1 || broken[0].String() != "docs/security.md:2: there is no test TestNothingIsLostAtAll; there is TestNothingIsLost" {
+		t.Errorf("found %v", broken)
+	}
+}

@@ -47,7 +47,9 @@ appender.out.layout.pattern = %d{ABSOLUTE} %-5p %c{1} %m%n
 // Server is one ActiveMQ. Its methods fail the test; one goroutine calls them.
 type Server struct {
 	home, dir string
+	data      string // the folder with what it keeps
 	address   string
+	xml       func(w io.Writer, stomp, data string) error
 	process   *process.Process
 }
 
@@ -57,9 +59,27 @@ type Server struct {
 // test has failed. The test fails if there is no ActiveMQ or no Java.
 func Start(t testing.TB, xml func(w io.Writer, stomp, data string) error) *Server {
 	t.Helper()
-	s := &Server{home: home(t), dir: t.TempDir(), address: process.FreeAddress(t)}
+	dir := t.TempDir()
+	s := prepare(t, &Server{dir: dir, data: filepath.Join(dir, "data"), xml: xml})
+	s.Run(t)
+	return s
+}
+
+// Standby starts another broker on the files of this one, as Amazon MQ does: it takes
+// nothing until this one has ended. It ends as this one does. See [Server.Opens].
+func (s *Server) Standby(t testing.TB) *Server {
+	t.Helper()
+	other := prepare(t, &Server{dir: t.TempDir(), data: s.data, xml: s.xml})
+	other.launch(t)
+	return other
+}
+
+// prepare gives a server its address and its configuration, and ends it in the end.
+func prepare(t testing.TB, s *Server) *Server {
+	t.Helper()
+	s.home, s.address = home(t), process.FreeAddress(t)
 	var config bytes.Buffer
-	if err := xml(&config, s.address, filepath.Join(s.dir, "data")); err != nil {
+	if err := s.xml(&config, s.address, s.data); err != nil {
 		t.Fatal(err)
 	}
 	for name, text := range map[string][]byte{"activemq.xml": config.Bytes(), "log4j2.properties": []byte(logging)} {
@@ -73,7 +93,6 @@ func Start(t testing.TB, xml func(w io.Writer, stomp, data string) error) *Serve
 			t.Logf("the end of what ActiveMQ wrote:\n%s", s.output())
 		}
 	})
-	s.Run(t)
 	return s
 }
 
@@ -96,13 +115,20 @@ func (s *Server) Version() string {
 // STOMP.
 func (s *Server) Run(t testing.TB) {
 	t.Helper()
+	s.launch(t)
+	s.Opens(t)
+}
+
+// launch starts the process.
+func (s *Server) launch(t testing.TB) {
+	t.Helper()
 	out, err := os.OpenFile(filepath.Join(s.dir, "output"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer out.Close() // the process has its own
 	cmd := exec.Command("java", "-Xmx512m", "-XX:+UseSerialGC",
-		"-Dactivemq.home="+s.home, "-Dactivemq.base="+s.dir, "-Dactivemq.conf="+s.dir, "-Dactivemq.data="+filepath.Join(s.dir, "data"),
+		"-Dactivemq.home="+s.home, "-Dactivemq.base="+s.dir, "-Dactivemq.conf="+s.dir, "-Dactivemq.data="+s.data,
 		"-Dlog4j2.configurationFile="+filepath.Join(s.dir, "log4j2.properties"),
 		"-jar", filepath.Join(s.home, "bin", "activemq.jar"),
 		"start", "xbean:file:"+filepath.Join(s.dir, "activemq.xml"))
@@ -110,11 +136,10 @@ func (s *Server) Run(t testing.TB) {
 	if s.process, err = process.Start(cmd); err != nil {
 		t.Fatalf("start ActiveMQ: %v", err)
 	}
-	s.await(t)
 }
 
-// await waits until CONNECT is answered.
-func (s *Server) await(t testing.TB) {
+// Opens waits until CONNECT is answered.
+func (s *Server) Opens(t testing.TB) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()

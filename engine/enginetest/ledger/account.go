@@ -70,11 +70,15 @@ type Account struct {
 	Findings []string
 }
 
+// Counts gives the counts in one line.
+func (a Account) Counts() string {
+	return fmt.Sprintf("attempted %d, acknowledged %d, done %d, lost %d, duplicated %d (same key), dead %d, unexpected %d; %d follow-ons, %d sends without an answer",
+		a.Attempted, a.Acknowledged, a.Done, a.Lost, a.Duplicated, a.Dead, a.Unexpected, a.FollowOns, a.Unanswered)
+}
+
 // String gives the counts in one line, and each finding in one of its own.
 func (a Account) String() string {
-	line := fmt.Sprintf("attempted %d, acknowledged %d, done %d, lost %d, duplicated %d (same key), dead %d, unexpected %d; %d follow-ons, %d sends without an answer",
-		a.Attempted, a.Acknowledged, a.Done, a.Lost, a.Duplicated, a.Dead, a.Unexpected, a.FollowOns, a.Unanswered)
-	return strings.Join(append([]string{line}, a.Findings...), "\n\t")
+	return strings.Join(append([]string{a.Counts()}, a.Findings...), "\n\t")
 }
 
 // Close closes the books, when the producers have ended and nothing waits or runs

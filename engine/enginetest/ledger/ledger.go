@@ -24,14 +24,23 @@ const (
 
 // Config is what a ledger is opened with.
 type Config struct {
-	// Broker is where producers send: host:port.
-	Broker string
+	// Broker is where producers send: host:port; Standby, if there is one, where they
+	// try next.
+	Broker, Standby string
 	// Kinds are what they send, each as often as another.
 	Kinds []Kind
 	// Every is how long a producer waits after a message was acknowledged.
 	Every time.Duration
 	// Seed decides, with a producer's name, what it sends; so a run can be repeated.
 	Seed uint64
+}
+
+func (c Config) urls() []string {
+	urls := []string{"stomp://" + c.Broker}
+	if c.Standby != "" {
+		urls = append(urls, "stomp://"+c.Standby)
+	}
+	return urls
 }
 
 // Ledger is what producers know of what they sent. It is safe for concurrent use.
@@ -122,7 +131,7 @@ func (p *producer) produce(ctx context.Context, id string) {
 
 func (p *producer) connect(ctx context.Context) bool {
 	if p.client == nil {
-		client, err := stomp.Dial(ctx, stomp.Config{URLs: []string{"stomp://" + p.ledger.config.Broker}, Log: zerolog.Nop()})
+		client, err := stomp.Dial(ctx, stomp.Config{URLs: p.ledger.config.urls(), Log: zerolog.Nop()})
 		if err != nil {
 			return false
 		}

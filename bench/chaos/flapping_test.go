@@ -1,0 +1,83 @@
+package chaos
+
+import (
+	"bufio"
+	"flag"
+	"fmt"
+	"net/http"
+	"os"
+	"testing"
+	"time"
+
+	"usher/engine/enginetest/ledger"
+)
+
+var flaps = flag.Int("flaps", 10, "how often the broker goes and comes")
+
+// TestABrokerThatComesAndGoesCostsNothingThatStays lets an engine's connections be cut
+// and refused for a second, again and again, and counts what it has open in the end.
+func TestABrokerThatComesAndGoesCostsNothingThatStays(t *testing.T) {
+	r := newRig(t)
+	r.engines, r.proxies = r.engines[:1], r.proxies[:1]
+	e, proxy := r.engines[0], r.proxies[0]
+	e.start()
+	e.ready()
+	table := r.openRecords()
+	flap := func() {
+		proxy.Refuse(true)
+		proxy.Cut(true)
+		pause(time.Second)
+		proxy.Refuse(false)
+		e.ready()
+		pause(time.Second)
+	}
+	flap() // what is opened once
+	files, goroutines := e.files(), e.goroutines()
+	l, stop := r.load(ledger.Config{Kinds: []ledger.Kind{{Type: "order.rush"}}, Every: 20 * time.Millisecond, Seed: 1}, 2)
+	for range *flaps {
+		flap()
+	}
+	stop()
+	r.settled(l, table)
+	// A file or two are opened when they are first needed; what stays is one each time.
+	few := *flaps / 2
+	eventually(t, time.Minute, "about as many files and goroutines as before", func() bool { return e.files() < files+few && e.goroutines() < goroutines+few })
+	filesAfter, goroutinesAfter := e.files(), e.goroutines()
+	e.stop()
+	a, err := l.Close(t.Context(), ledger.Evidence{Effects: []string{e.effects}, Broker: r.broker.Address(), Table: table, Archive: table})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("ledger: %v", a)
+	t.Attr("measured", fmt.Sprintf("%d times; %d files and %d goroutines, before %d and %d; %s", *flaps, filesAfter, goroutinesAfter, files, goroutines, a.Counts()))
+	if a.Lost != 0 || a.Unexpected != 0 {
+		t.Errorf("lost %d, unexpected %d", a.Lost, a.Unexpected)
+	}
+}
+
+// files is how many it has open.
+func (p *process) files() int {
+	p.t.Helper()
+	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return len(open)
+}
+
+// goroutines is how many it has, as its metrics say.
+func (p *process) goroutines() (n int) {
+	p.t.Helper()
+	resp, err := http.Get("http://" + p.http + "/metrics")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+		if _, err := fmt.Sscanf(lines.Text(), "go_goroutines %d", &n); err == nil {
+			return n
+		}
+	}
+	p.t.Fatal("its metrics do not say how many goroutines it has")
+	return 0
+}
