@@ -35,13 +35,11 @@ test: ## Set up what the tests need, then run them all with the race detector
 	go vet ./...
 	go -C tools build -o $(CACHE)/bin/ ./suites ./faults
 	go -C tools test ./...
-	go test -race -timeout 20m -json ./... | $(CACHE)/bin/faults | $(CACHE)/bin/suites
+	go test -race -timeout 20m -json ./... | $(CACHE)/bin/faults $(PAGE) | $(CACHE)/bin/suites
 
 .PHONY: faults
 faults: ## Make every fault happen, and write docs/faults.md
-	tools/prepare
-	go -C tools build -o $(CACHE)/bin/ ./faults
-	go test -timeout 30m -json ./... | $(CACHE)/bin/faults docs/faults.md
+	$(MAKE) test PAGE=docs/faults.md
 
 .PHONY: mutations
 mutations: ## Break promises on purpose, and see that the tests find out

@@ -1,9 +1,8 @@
 // Command faults reads the output of go test -json and looks whether the tests of each
-// fault have run and passed. With a file it writes the table of them; without one it
-// passes on what it reads, and says on standard error what is wrong:
+// fault have run and passed. It passes on what it reads, says on standard error what is
+// wrong, and with a file it writes the table of faults:
 //
-//	go test -json ./... | faults docs/faults.md
-//	go test -json ./... | faults | suites
+//	go test -json ./... | faults docs/faults.md | suites
 //
 // A test says what it has measured with t.Attr("measured", …). The exit status is 1 if
 // the test of a fault failed, was skipped, or did not run.
@@ -22,10 +21,11 @@ import (
 const module = "usher/"
 
 func main() {
+	page := ""
 	if len(os.Args) > 1 {
-		os.Exit(run(os.Stdin, os.Args[1], os.Stdout))
+		page = os.Args[1]
 	}
-	os.Exit(run(io.TeeReader(os.Stdin, os.Stdout), "", os.Stderr))
+	os.Exit(run(io.TeeReader(os.Stdin, os.Stdout), page, os.Stderr))
 }
 
 // result is what became of one test.

@@ -22,8 +22,8 @@ import (
 	"time"
 )
 
-// patience is how long the tests may take to find one.
-const patience = 5 * time.Minute
+// patience is how long the tests may take to find one; tests that hang find it as well.
+const patience = 3 * time.Minute
 
 func main() {
 	if len(os.Args) < 2 {
@@ -94,7 +94,7 @@ var failed = regexp.MustCompile(`(?m)^\s*--- FAIL: (\S+)`)
 func (m mutation) test(root, overlay string) (by string, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	args := append([]string{"test", "-overlay", overlay, "-count", "1", "-failfast", "-vet", "off", "-timeout", patience.String()}, m.tests...)
+	args := append([]string{"test", "-overlay", overlay, "-count", "1", "-failfast", "-vet", "off", "-timeout", (patience * 3 / 4).String()}, m.tests...)
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = root
 	output, err := cmd.CombinedOutput()
@@ -106,6 +106,8 @@ func (m mutation) test(root, overlay string) (by string, err error) {
 		return "", fmt.Errorf("it does not compile:\n%s", text)
 	case found != nil:
 		return found[1], nil
+	case strings.Contains(text, "panic: test timed out"):
+		return "tests that hang", nil
 	case strings.Contains(text, "panic: "), strings.Contains(text, "DATA RACE"):
 		return "a panic", nil
 	}
