@@ -57,6 +57,10 @@ fuzz: ## Fuzz all that reads what others wrote
 	  done; \
 	done
 
+.PHONY: vulnerabilities
+vulnerabilities: ## Look for known vulnerabilities that are called; asks the Go database
+	go run golang.org/x/vuln/cmd/govulncheck@v1.1.4 ./...
+
 .PHONY: simulate
 simulate: SEEDS := 100000
 simulate: ## Run the simulation of the engine over many seeds

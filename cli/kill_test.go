@@ -138,7 +138,7 @@ func (u *usher) orphan(pid int) {
 func (u *usher) drained() {
 	u.t.Helper()
 	quiet := 0
-	u.eventually(2*time.Minute, "drained", func() bool {
+	u.eventually(10*time.Minute, "drained", func() bool {
 		var q server.QueueReport
 		if u.get("/api/v1/queues", &q) != http.StatusOK || !q.Connected {
 			return false

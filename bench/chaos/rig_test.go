@@ -31,10 +31,15 @@ type rig struct {
 // newRig starts a broker and prepares the engines, which are not started.
 func newRig(t testing.TB) *rig {
 	t.Helper()
-	r := &rig{t: t, dir: t.TempDir()}
-	r.broker = activemq.Start(t, func(w io.Writer, address, data string) error {
+	return newRigOn(t, func(w io.Writer, address, data string) error {
 		return brokerxml.Write(w, brokerxml.Options{STOMP: address, Data: data})
 	})
+}
+
+// newRigOn is newRig with a broker of another configuration.
+func newRigOn(t testing.TB, xml func(w io.Writer, address, data string) error) *rig {
+	t.Helper()
+	r := &rig{t: t, dir: t.TempDir(), broker: activemq.Start(t, xml)}
 	for _, name := range []string{"a", "b"} {
 		proxy := faultproxy.Start(t, r.broker.Address(), nil)
 		r.proxies = append(r.proxies, proxy)
@@ -74,17 +79,22 @@ func (r *rig) effects() []string {
 func (r *rig) load(config ledger.Config, producers int) (l *ledger.Ledger, stop func()) {
 	config.Broker = r.broker.Address()
 	l = ledger.New(config)
+	return l, r.produce(l, "p", producers)
+}
+
+// produce has producers send whose names begin so; see load.
+func (r *rig) produce(l *ledger.Ledger, name string, producers int) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var all sync.WaitGroup
 	for p := range producers {
-		all.Go(func() { l.Produce(ctx, fmt.Sprintf("p%d", p)) })
+		all.Go(func() { l.Produce(ctx, fmt.Sprintf("%s%d", name, p)) })
 	}
 	stop = func() {
 		cancel()
 		all.Wait()
 	}
 	r.t.Cleanup(stop)
-	return l, stop
+	return stop
 }
 
 // settled waits until all that was acknowledged is finished, and until nothing

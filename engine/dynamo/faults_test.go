@@ -3,6 +3,8 @@ package dynamo_test
 import (
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -163,6 +165,34 @@ func TestErrorsNameTheThingAndTheRemedy(t *testing.T) {
 	defer there.Close()
 	if err := there.Check(t.Context()); err != nil {
 		t.Errorf("tables that are there: %v", err)
+	}
+}
+
+// What an account says no with: each has its remedy, and is not repeated.
+func TestWhatAnAccountRefusesHasItsRemedy(t *testing.T) {
+	for kind, words := range map[string][]string{
+		"AccessDeniedException":       {"the role may not do this", "deploy/template.yaml"},
+		"ExpiredTokenException":       {"not valid (any more)", "renew"},
+		"UnrecognizedClientException": {"not valid (any more)", "clock"},
+		"InvalidSignatureException":   {"not valid (any more)", "clock"},
+	} {
+		t.Run(kind, func(t *testing.T) {
+			asked := 0
+			account := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				asked++
+				w.Header().Set("Content-Type", "application/x-amz-json-1.0")
+				w.WriteHeader(http.StatusBadRequest)
+				fmt.Fprintf(w, `{"__type":"com.amazon.coral.service#%s","message":"no"}`, kind)
+			}))
+			defer account.Close()
+			r := dynamo.Open(dynamo.Config{AWS: credentialsOfNobody(), Endpoint: account.URL, Names: dynamo.DefaultNames("usher")})
+			defer r.Close()
+			_, err := r.Record(t.Context(), "m")
+			wantWords(t, err, append(words, `"m"`, kind)...)
+			if asked != 1 {
+				t.Errorf("it was asked %d times", asked)
+			}
+		})
 	}
 }
 

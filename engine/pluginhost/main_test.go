@@ -65,6 +65,8 @@ func TestMain(m *testing.M) {
 		}
 		fmt.Println("1|1|unix|" + ln.Addr().String() + "|grpc|" + certificate())
 		stay()
+	case "oversized":
+		serveOversized()
 	case "old":
 		fmt.Println("1|99|unix|/nowhere|grpc|" + strings.Repeat("A", 100))
 		stay()

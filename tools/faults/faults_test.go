@@ -69,6 +69,14 @@ func TestAllHaveToPass(t *testing.T) {
 	if err != nil || !strings.Contains(string(text), "| 7 of 7") || !strings.Contains(string(text), "`TestFailover`") {
 		t.Errorf("the page is %s, %v", text, err)
 	}
+	const long = "\n## By hand\n\n300 rounds.\n"
+	if err := os.WriteFile(page, append(text, long...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run(strings.NewReader(events("", "")), page, &out)
+	if again, err := os.ReadFile(page); err != nil || string(again) != string(text)+long {
+		t.Errorf("what people wrote is not kept: %s, %v", again, err)
+	}
 	for _, outcome := range []string{"fail", "skip", "run"} {
 		out.Reset()
 		if status := run(strings.NewReader(events(chaos, outcome)), "", &out); status != 1 || !strings.Contains(out.String(), chaos) {

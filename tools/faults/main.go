@@ -60,7 +60,7 @@ func run(in io.Reader, page string, out io.Writer) int {
 		}
 	}
 	if page != "" {
-		if err := os.WriteFile(page, document(results), 0o600); err != nil {
+		if err := os.WriteFile(page, append(document(results), byHand(page)...), 0o600); err != nil {
 			fmt.Fprintln(out, "faults:", err)
 			return 1
 		}
@@ -106,6 +106,19 @@ func (all results) add(e event) {
 	case e.Action == "pass", e.Action == "fail", e.Action == "skip":
 		r.outcome = e.Action
 	}
+}
+
+// byHand is what the page says already of long runs, which people write there.
+func byHand(page string) []byte {
+	text, err := os.ReadFile(page)
+	if err != nil {
+		return nil // there is none yet
+	}
+	_, kept, found := bytes.Cut(text, []byte("\n## By hand\n"))
+	if !found {
+		return nil
+	}
+	return append([]byte("\n## By hand\n"), kept...)
 }
 
 func orNone(outcome string) string {

@@ -53,6 +53,7 @@ func ofTheBroker() []row {
 		{"a receipt does not come", "a broker that gives none", "a time-out, and no goroutine stays", []string{"engine/stomp.TestPublishFails", "engine/stomp/internal/session.TestLateReceiptIsIgnored"}},
 		{"the broker answers an ack with ERROR", "an ack of a session that is over", "nothing is acked that is not in hand; one new session at most", []string{"engine/stomp.TestAcksAsTheVersionWantsIt", "engine.TestAnErrorOfAnOldSessionDoesNotStopTheEngine"}},
 		{"the broker takes no messages", "publishing fails until it does not", "nothing is acked before its copy is published", []string{"engine.TestNothingIsAckedBeforeItsCopyIsPublished"}},
+		{"the dead-letter queue may not be written", "an authorization entry of ActiveMQ", "what would be dead stays in the broker, all else goes on; then it is dead", []string{"bench/chaos.TestADeadLetterQueueThatMayNotBeWritten"}},
 		{"the disk of the embedded broker fails", "errors of its file", "refused, and nothing lost", []string{"engine/embedded/broker.TestFailingDiskRefusesAndLosesNothing"}},
 	}
 }
@@ -78,6 +79,7 @@ func ofPlugins() []row {
 		{"a plugin crashes again and again", "exit at start, or with each message", "quarantine; its types wait, others flow", []string{"engine/pluginhost.TestAPluginThatCrashesOftenIsInQuarantineUntilMessagesComeBack", "engine.TestAPluginInQuarantineIsTriedWithOneMessageAndTheOthersFlow"}},
 		{"a program that is no plugin", "no handshake, a wrong one, no program at all", "an error that says what to do; tried again", []string{"engine/pluginhost.TestPluginThatDoesNotStart", "engine/pluginhost.TestProgramThatTheSystemDoesNotStart"}},
 		{"a plugin breaks the protocol", "outcomes nobody waits for, unknown verdicts, any frames", "its session ends when it does, each message has one answer", []string{"engine/pluginhost.TestStrangeOutcomes", "engine/pluginhost.FuzzPluginFrames"}},
+		{"a plugin answers at length", "256 MiB in one frame", "the plugin is lost, the host's memory is not", []string{"engine/pluginhost.TestAnAnswerThatIsTooLongIsNotRead"}},
 		{"a plugin floods its output", "long lines, many lines", "cut, dropped and counted", []string{"engine/pluginhost.TestWhatAPluginWritesHarmsNobody", "engine/pluginhost.TestLinesOverTheRateAreDroppedAndCounted"}},
 		{"an engine dies and leaves plugins", "kill -9 of the parent", "they end with it", []string{"engine/pluginhost.TestPluginDiesWithItsHost", "handlers/plugin.TestPluginEndsWithItsParent"}},
 		{"a program is put in another's place", "the file is changed between check and start", "only the one with the digest runs", []string{"engine/pluginhost.TestOnlyTheProgramWithTheDigestRuns", "engine/pluginhost.TestOnlyWithTheFilesOfTheDigest"}},

@@ -145,8 +145,8 @@ func TestStartAndStopWithClientsAtWork(t *testing.T) {
 		var clients sync.WaitGroup
 		enough := make(chan struct{})
 		for i := range 5 {
+			c := r.dial() // before it may be stopped
 			clients.Go(func() {
-				c := r.dial()
 				_ = c.w.Write(frame.New(frame.CONNECT, "accept-version", "1.2"))
 				_ = c.w.Write(frame.New(frame.SUBSCRIBE, "id", "s", "destination", "q", "ack", "auto"))
 				for n := 0; ; n++ {

@@ -78,14 +78,9 @@ func (s *Server) Standby(t testing.TB) *Server {
 func prepare(t testing.TB, s *Server) *Server {
 	t.Helper()
 	s.home, s.address = home(t), process.FreeAddress(t)
-	var config bytes.Buffer
-	if err := s.xml(&config, s.address, s.data); err != nil {
+	s.Configure(t, s.xml)
+	if err := os.WriteFile(filepath.Join(s.dir, "log4j2.properties"), []byte(logging), 0o600); err != nil {
 		t.Fatal(err)
-	}
-	for name, text := range map[string][]byte{"activemq.xml": config.Bytes(), "log4j2.properties": []byte(logging)} {
-		if err := os.WriteFile(filepath.Join(s.dir, name), text, 0o600); err != nil {
-			t.Fatal(err)
-		}
 	}
 	t.Cleanup(func() {
 		s.Kill(t)
@@ -94,6 +89,18 @@ func prepare(t testing.TB, s *Server) *Server {
 		}
 	})
 	return s
+}
+
+// Configure writes another configuration, for when the broker is started next.
+func (s *Server) Configure(t testing.TB, xml func(w io.Writer, stomp, data string) error) {
+	t.Helper()
+	var config bytes.Buffer
+	if err := xml(&config, s.address, s.data); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(s.dir, "activemq.xml"), config.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Address is the host:port where it speaks STOMP; it stays the same.
