@@ -29,7 +29,8 @@ var (
 // TestSimulation runs engines on fakes whose calls fail before or after their effect,
 // take long, or are the last that a process makes, each where its seed says. In the end
 // nothing goes wrong any more, and every message has to have come to its end. A seed is
-// run again with -seed N -seeds 1.
+// run again with -seed N -seeds 1, and -count 20: its fates are the same, not the order
+// in which goroutines meet them.
 func TestSimulation(t *testing.T) {
 	var kills, losses, again int
 	for seed := *firstSeed; seed < *firstSeed+*seeds && !t.Failed(); seed++ {

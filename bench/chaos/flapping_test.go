@@ -12,7 +12,7 @@ import (
 	"usher/engine/enginetest/ledger"
 )
 
-var flaps = flag.Int("flaps", 10, "how often the broker goes and comes")
+var flaps = flag.Int("flaps", 10, "how often the broker goes and comes, at least 4 times")
 
 // TestABrokerThatComesAndGoesCostsNothingThatStays lets an engine's connections be cut
 // and refused for a second, again and again, and counts what it has open in the end.

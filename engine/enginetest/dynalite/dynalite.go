@@ -23,7 +23,8 @@ type Server struct{ address string }
 // t.Cleanup. The test fails if there is none, or no Node.
 func Start(t testing.TB) *Server {
 	t.Helper()
-	script := filepath.Join(process.ModuleRoot(t), ".cache", "dynalite", "node_modules", "dynalite", "cli.js")
+	root := process.ModuleRoot(t)
+	script := filepath.Join(root, ".cache", "dynalite", "node_modules", "dynalite", "cli.js")
 	if _, err := os.Stat(script); err != nil {
 		t.Fatalf("there is no dynalite: run tools/prepare, as make test does: %v", err)
 	}
@@ -32,7 +33,7 @@ func Start(t testing.TB) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	process.Serve(t, "dynalite", s.Endpoint(), exec.Command("node", script, "--host", host, "--port", port, "--createTableMs", "1"))
+	process.Serve(t, "dynalite", s.Endpoint(), exec.Command("node", "--require", filepath.Join(root, "tools", "dynalite", "guard.cjs"), script, "--host", host, "--port", port, "--createTableMs", "1"))
 	return s
 }
 
