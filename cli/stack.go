@@ -241,7 +241,7 @@ func hostConfig(c *config.Config) (pluginhost.Config, error) {
 			return cfg, err
 		}
 		cfg.Plugins[name] = pluginhost.Plugin{
-			Command: command, Dir: p.Dir, SHA256: p.SHA256, Files: p.Files, Env: p.Env, Grace: p.Grace,
+			Command: command, Dir: p.Dir, SHA256: p.SHA256, Files: p.Files, Env: p.Env, Memory: p.Memory, Grace: p.Grace,
 		}
 	}
 	for name, t := range c.Types {

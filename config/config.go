@@ -167,6 +167,8 @@ type Plugin struct {
 	Files map[string]string `koanf:"files"`
 	// Env is its environment, besides what every plugin gets.
 	Env map[string]string `koanf:"env"`
+	// Memory is how many bytes of data a process may have. 0: as many as there are.
+	Memory int64 `koanf:"memory"`
 	// Grace is how long a message may go on after it was cancelled; then the
 	// process is killed.
 	Grace time.Duration `koanf:"grace"`

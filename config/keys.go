@@ -108,6 +108,8 @@ func pluginKeys() []key {
 			doc: "More files with their digests, such as the script of an interpreter; relative to the folder of this file."},
 		{path: "plugins * env", kind: tableOf("a mapping of variables to their values", variableName(), scalar("text"), "{REGION: eu}"), reload: true,
 			doc: "Environment variables of the process. Of usher's own it gets only PATH, HOME, TMPDIR, LANG and TZ."},
+		{path: "plugins * memory", kind: size(32*mib, 1024*gib), reload: true,
+			doc: "How much memory a process of it may have for data; on Linux. Who wants more fails, as most programs do, or ends. Without it there is no limit, and when the machine has none left the plugin ends and usher does not."},
 		{path: "plugins * grace", kind: duration(time.Millisecond, time.Minute), def: "2s", reload: true,
 			doc: "How long a message may go on after it was cancelled. Then its process is killed."},
 	}

@@ -108,6 +108,7 @@ plugins:
     sha256: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
     files: {/a: 0000000000000000000000000000000000000000000000000000000000000000}
     env: {PORT: 8080, ON: true, TEXT: x, QUOTED: "0x10", EMPTY: ""}
+    memory: 512MiB
     grace: 9s
 broker: {urls: ["stomp://h", "stomp+ssl://[::1]:61614/"], secret: usher/broker, queue: q, heartbeat: 11s}
 server: {listen: ":0", awake: "https://usher.example"}
@@ -128,9 +129,9 @@ traces: {otlp: "http://127.0.0.1:4318", sample: 7%}
 		}},
 		Plugins: map[string]Plugin{"p": {
 			Command: []string{"/bin/p", "", "two\nlines"}, Dir: "/tmp", SHA256: strings.Repeat("a", 64),
-			Files: map[string]string{"/a": strings.Repeat("0", 64)},
-			Env:   map[string]string{"PORT": "8080", "ON": "true", "TEXT": "x", "QUOTED": "0x10", "EMPTY": ""},
-			Grace: 9 * time.Second,
+			Files:  map[string]string{"/a": strings.Repeat("0", 64)},
+			Env:    map[string]string{"PORT": "8080", "ON": "true", "TEXT": "x", "QUOTED": "0x10", "EMPTY": ""},
+			Memory: 512 << 20, Grace: 9 * time.Second,
 		}},
 		Broker:      Broker{URLs: []string{"stomp://h", "stomp+ssl://[::1]:61614/"}, Secret: "usher/broker", Queue: "q", Heartbeat: 11 * time.Second},
 		Server:      Server{Listen: ":0", Awake: "https://usher.example"},

@@ -92,6 +92,9 @@ func encode(v reflect.Value, s *shape, p path, visit func(path, *yaml.Node)) *ya
 		}
 		n = scalarNode(s.kind.showFunc(v.Int()), "!!int")
 	case quantity:
+		if v.Int() == 0 && s.def == "" {
+			return nil
+		}
 		n = scalarNode(s.kind.showFunc(v.Int()), "!!str")
 	case text, literal:
 		if v.String() == "" {

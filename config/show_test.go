@@ -60,7 +60,7 @@ func someConfig(t *rapid.T) *Config {
 	for _, name := range rapid.SliceOfNDistinct(rapid.StringMatching(`[A-Za-z0-9_-]{1,9}`), 1, 3, rapid.ID[string]).Draw(t, "plugins") {
 		cfg.Plugins[name] = Plugin{
 			Command: append([]string{pick("usher", "/bin/p", "null")}, rapid.SliceOfN(rapid.StringMatching(`[^\x00]{0,10}`), 0, 3).Draw(t, "arguments")...),
-			Dir:     absolute.Draw(t, "dir"), SHA256: pick("", digests.Draw(t, "sha256")), Grace: between(time.Millisecond, time.Minute),
+			Dir:     absolute.Draw(t, "dir"), SHA256: pick("", digests.Draw(t, "sha256")), Grace: between(time.Millisecond, time.Minute), Memory: rapid.SampledFrom([]int64{0, 32 * mib, 3 * gib}).Draw(t, "memory"),
 			Files: rapid.MapOfN(absolute, digests, 0, 2).Draw(t, "files"),
 			Env:   rapid.MapOfN(rapid.StringMatching(`[A-JL-Za-jl-z_][A-JL-Za-jl-z0-9_]{0,5}`), rapid.StringMatching(`[^\x00]{0,10}`), 0, 2).Draw(t, "env"),
 		}

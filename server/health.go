@@ -129,13 +129,14 @@ func brokerReady(v engine.View) error {
 }
 
 func (s *Server) recordsReady(ctx context.Context, v engine.View) error {
+	_, err := s.cfg.Table.Record(ctx, probeID)
+	if errors.Is(err, engine.ErrNotFound) {
+		err = nil
+	}
 	if v.StoreDown {
-		return errors.New("the record table does not answer the engine; nothing is started until it does")
+		return errors.Join(errors.New("the record table does not answer the engine; nothing is started until it does"), err)
 	}
-	if _, err := s.cfg.Table.Record(ctx, probeID); err != nil && !errors.Is(err, engine.ErrNotFound) {
-		return err
-	}
-	return nil
+	return err
 }
 
 func (s *Server) pluginsReady() error {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,17 +13,22 @@ import (
 	"usher/engine/enginetest/ledger"
 )
 
-// edited is the XML that usher writes, with one text in another's place.
-func edited(old, now string) func(w io.Writer, address, data string) error {
+// edited is the XML that usher writes, with texts in others' places: each of the first
+// of a pair is replaced once by the second.
+func edited(pairs ...string) func(w io.Writer, address, data string) error {
 	return func(w io.Writer, address, data string) error {
-		var xml bytes.Buffer
-		if err := brokerxml.Write(&xml, brokerxml.Options{STOMP: address, Data: data}); err != nil {
+		var b bytes.Buffer
+		if err := brokerxml.Write(&b, brokerxml.Options{STOMP: address, Data: data}); err != nil {
 			return err
 		}
-		if !strings.Contains(xml.String(), old) {
-			return fmt.Errorf("the XML has no %s", old)
+		xml := b.String()
+		for pair := range slices.Chunk(pairs, 2) {
+			if !strings.Contains(xml, pair[0]) {
+				return fmt.Errorf("the XML has no %s", pair[0])
+			}
+			xml = strings.Replace(xml, pair[0], pair[1], 1)
 		}
-		_, err := io.WriteString(w, strings.Replace(xml.String(), old, now, 1))
+		_, err := io.WriteString(w, xml)
 		return err
 	}
 }
@@ -61,7 +67,7 @@ func TestADeadLetterQueueThatMayNotBeWritten(t *testing.T) {
 	if inHand < len(left) {
 		t.Errorf("%d are not finished, and %d in hand", len(left), inHand)
 	}
-	r.broker.Configure(t, edited("<plugins>", "<plugins>"))
+	r.broker.Configure(t, edited())
 	r.broker.Kill(t)
 	r.broker.Run(t)
 	r.ready()

@@ -71,11 +71,12 @@ func Open(cfg Config) *Records {
 
 // NewClient makes the client that Records uses.
 func NewClient(cfg Config) *dynamodb.Client {
+	transport := &timed{read: thisMachine(), next: &probing{next: cmp.Or[http.RoundTripper](cfg.transport, http.DefaultTransport)}}
 	return dynamodb.NewFromConfig(cfg.AWS, func(o *dynamodb.Options) {
 		if cfg.Endpoint != "" {
 			o.BaseEndpoint = aws.String(cfg.Endpoint)
 		}
-		o.HTTPClient = &http.Client{Timeout: cmp.Or(cfg.CallTimeout, callTimeout), Transport: &probing{next: cmp.Or[http.RoundTripper](cfg.transport, http.DefaultTransport)}}
+		o.HTTPClient = &http.Client{Timeout: cmp.Or(cfg.CallTimeout, callTimeout), Transport: transport}
 		o.Retryer = retry.NewStandard(func(s *retry.StandardOptions) {
 			s.MaxAttempts, s.Backoff = callAttempts, retry.BackoffDelayerFunc(backoff)
 			s.RateLimiter = newBudget(retryBudget)
@@ -86,7 +87,7 @@ func NewClient(cfg Config) *dynamodb.Client {
 
 // notSent has a request that was not sent not repeated.
 func notSent(err error) aws.Ternary {
-	if errors.Is(err, errGone) {
+	if errors.Is(err, errGone) || errors.Is(err, errClock) {
 		return aws.FalseTernary
 	}
 	return aws.UnknownTernary

@@ -155,6 +155,39 @@ func TestAStoreThatIsGoneIsAskedSeldom(t *testing.T) {
 	}
 }
 
+// TestAClockThatIsOffClaimsNothing: five minutes ahead or behind, nothing reaches the
+// tables, neither at the start nor later, and everything does when it is right.
+func TestAClockThatIsOffClaimsNothing(t *testing.T) {
+	s := &tables{server: dynalite.Start(t)}
+	for words, ahead := range map[string]time.Duration{"behind": 5 * time.Minute, "ahead": -5 * time.Minute} {
+		t.Run(words, func(t *testing.T) {
+			r, proxy := s.behind(t, dynafault.Faults{Clock: ahead})
+			defer r.Close()
+			claim := func() error {
+				_, err := r.Claim(t.Context(), engine.Claim{ID: words, Mark: engine.ClaimMark{Token: "t", Until: time.Now().Add(time.Minute)}, Now: time.Now()})
+				return err
+			}
+			proxy.Reset()
+			for range 3 {
+				wantWords(t, claim(), "clock", words, "chrony")
+			}
+			if n := proxy.Requests(); len(n) != 0 {
+				t.Errorf("%v reached the tables", n)
+			}
+			proxy.Set(dynafault.Faults{})
+			for back := time.Now(); ; <-time.After(10 * time.Millisecond) {
+				err := claim()
+				if err == nil {
+					break
+				}
+				if time.Since(back) > 5*time.Second {
+					t.Fatalf("five seconds after it was right: %v", err)
+				}
+			}
+		})
+	}
+}
+
 func TestErrorsNameTheThingAndTheRemedy(t *testing.T) {
 	s := &tables{server: dynalite.Start(t)}
 	nobody := dynamo.Open(dynamo.Config{AWS: credentialsOfNobody(), Endpoint: s.server.Endpoint(), Names: dynamo.DefaultNames("nobody")})
@@ -179,7 +212,10 @@ func TestWhatAnAccountRefusesHasItsRemedy(t *testing.T) {
 	} {
 		t.Run(kind, func(t *testing.T) {
 			asked := 0
-			account := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			account := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Method == http.MethodGet {
+					return // what time it is
+				}
 				asked++
 				w.Header().Set("Content-Type", "application/x-amz-json-1.0")
 				w.WriteHeader(http.StatusBadRequest)

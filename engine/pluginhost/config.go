@@ -62,6 +62,9 @@ type Plugin struct {
 	// Env is the environment of the process, besides PATH, HOME, TMPDIR, LANG
 	// and TZ, which it has from the host. No other variable is inherited.
 	Env map[string]string
+	// Memory is how many bytes of data a process may have, RLIMIT_DATA of Linux
+	// (getrlimit(2)); elsewhere nothing is limited. 0: as many as there are.
+	Memory int64
 	// StartTimeout is how long a process may take until it is ready. Default
 	// DefaultStartTimeout.
 	StartTimeout time.Duration

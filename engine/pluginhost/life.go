@@ -46,7 +46,7 @@ func (v *supervisor) start(ctx context.Context) (*life, error) {
 		return nil, fmt.Errorf("a folder for the process: %w", err)
 	}
 	v.out.begin()
-	l := &life{dir: dir, process: newProcess(v.launcher, v.out)}
+	l := &life{dir: dir, process: newProcess(v.launcher, v.out, v.plugin.Memory)}
 	program, err := stage(v.plugin, dir)
 	if err == nil {
 		err = checkFiles(v.plugin)

@@ -32,6 +32,7 @@ type output struct {
 
 	mu      sync.Mutex // guards the rest
 	kept    []string   // the last lines, the oldest first
+	cause   []string   // the first lines of a Go panic, whatever came after them
 	second  time.Time  // when the second began that logged counts
 	logged  int
 	dropped int
@@ -43,7 +44,7 @@ func newOutput(log zerolog.Logger) *output { return &output{log: log, now: time.
 func (o *output) begin() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.kept = nil
+	o.kept, o.cause = nil, nil
 }
 
 // line takes one line of a stream.
@@ -67,7 +68,12 @@ func (o *output) keep(line string) (logIt bool, dropped int) {
 	if len(o.kept) == keptLines {
 		o.kept = o.kept[:copy(o.kept, o.kept[1:])]
 	}
-	o.kept = append(o.kept, handlers.OneLine(line, maxKeptLine))
+	short := handlers.OneLine(line, maxKeptLine)
+	o.kept = append(o.kept, short)
+	begins := strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "fatal error: ")
+	if n := len(o.cause); n > 0 && n < wordLines || n == 0 && begins {
+		o.cause = append(o.cause, short)
+	}
 	if now := o.now(); now.Sub(o.second) >= time.Second {
 		dropped = o.dropped
 		o.second, o.logged, o.dropped = now, 0, 0
@@ -101,13 +107,12 @@ func (o *output) last() []string {
 // words are the lines that say most about why the process ended, in one: those
 // of a Go panic from its beginning, else the last.
 func (o *output) words() string {
-	lines := o.last()
-	for i, line := range lines {
-		if strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "fatal error: ") {
-			return strings.Join(lines[i:min(len(lines), i+wordLines)], " / ")
-		}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.cause) > 0 {
+		return strings.Join(o.cause, " / ")
 	}
-	return strings.Join(lines[max(0, len(lines)-wordLines):], " / ")
+	return strings.Join(o.kept[max(0, len(o.kept)-wordLines):], " / ")
 }
 
 // lines is an io.Writer that gives what it is given to an output, line by line.

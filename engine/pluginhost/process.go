@@ -58,6 +58,7 @@ func (l *launcher) do(f func()) {
 type process struct {
 	launcher *launcher
 	out      *output
+	memory   int64     // what it may have; 0: any
 	cmd      *exec.Cmd // Start's and collect's
 
 	greeting  *io.PipeReader // the handshake line, then EOF
@@ -77,8 +78,8 @@ type process struct {
 
 var _ runner.Runner = (*process)(nil)
 
-func newProcess(l *launcher, out *output) *process {
-	p := &process{launcher: l, out: out, released: make(chan struct{}), exited: make(chan struct{}), ended: make(chan struct{})}
+func newProcess(l *launcher, out *output, memory int64) *process {
+	p := &process{launcher: l, out: out, memory: memory, released: make(chan struct{}), exited: make(chan struct{}), ended: make(chan struct{})}
 	p.release = sync.OnceFunc(func() { close(p.released) })
 	p.greeting, p.greetings = io.Pipe()
 	return p
@@ -119,10 +120,14 @@ func (p *process) launch() (err error) {
 		return p.cause
 	}
 	p.launcher.do(func() { err = p.cmd.Start() })
-	if err == nil {
-		p.pid = p.cmd.Process.Pid
+	if err != nil {
+		return err
 	}
-	return err
+	p.pid = p.cmd.Process.Pid
+	if err := limit(p.pid, p.memory); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ESRCH) {
+		p.out.log.Warn().Err(err).Msg("the plugin's memory is not limited")
+	}
+	return nil
 }
 
 // explainStart says what to do about a program that the system does not start.

@@ -8,6 +8,9 @@ import "syscall"
 // when their host is gone.
 func attributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
 
+// limit limits nothing here.
+func limit(int, int64) error { return nil }
+
 // collect waits until the process has ended and kills what is left of its group.
 func (p *process) collect() {
 	err := p.cmd.Wait()

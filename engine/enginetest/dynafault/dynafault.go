@@ -32,6 +32,8 @@ type Faults struct {
 	Lag time.Duration
 	// Gone ends connections without an answer.
 	Gone bool
+	// Clock is how far the clock that answers show is ahead of this machine's.
+	Clock time.Duration
 }
 
 // Proxy is one that listens. Its methods are safe for concurrent use.
@@ -129,7 +131,12 @@ func (p *Proxy) meet(operation string, first bool) fate {
 
 func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 	_, operation, _ := strings.Cut(r.Header.Get("X-Amz-Target"), ".")
+	if r.Method == http.MethodGet {
+		p.healthy(w)
+		return
+	}
 	fate := p.meet(operation, strings.Contains(r.Header.Get("Amz-Sdk-Request"), "attempt=1;"))
+	date(w, fate.Faults)
 	body, err := io.ReadAll(r.Body)
 	switch {
 	case fate.Gone || err != nil:
@@ -158,6 +165,26 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/x-amz-json-1.0")
 		w.WriteHeader(status)
 		_, _ = w.Write(answer) // the client may have gone
+	}
+}
+
+// healthy answers who asks for no more than an answer, as DynamoDB does. It is not
+// counted.
+func (p *Proxy) healthy(w http.ResponseWriter) {
+	p.mu.Lock()
+	f := p.faults
+	p.mu.Unlock()
+	if f.Gone {
+		panic(http.ErrAbortHandler)
+	}
+	date(w, f)
+	_, _ = io.WriteString(w, "healthy: a proxy of tests") // the client may have gone
+}
+
+// date sets the time of an answer.
+func date(w http.ResponseWriter, f Faults) {
+	if f.Clock != 0 {
+		w.Header().Set("Date", time.Now().Add(f.Clock).UTC().Format(http.TimeFormat))
 	}
 }
 
