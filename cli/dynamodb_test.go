@@ -129,7 +129,7 @@ func TestAnEngineWhoseClockIsOffStartsNothing(t *testing.T) {
 	late.eventually(time.Minute, "both at work", func() bool { return effects(late) > 0 && effects(right) > 0 })
 	proxy.Set(dynafault.Faults{Clock: 5 * time.Minute})
 	late.eventually(time.Minute, "not ready, and says why", func() bool {
-		return late.get("/readyz", nil) == http.StatusServiceUnavailable && strings.Contains(late.body("/readyz?verbose"), "behind that of DynamoDB")
+		return late.get("/readyz", nil) == http.StatusServiceUnavailable && strings.Contains(late.body("/readyz?verbose"), "clock is at least")
 	})
 	late.eventually(time.Minute, "what it had claimed is finished", func() bool {
 		var q server.QueueReport

@@ -1,7 +1,6 @@
 package dynamo
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
 	"sync"
@@ -17,8 +16,18 @@ const (
 	clockEvery = 2 * time.Second
 )
 
-// errClock is why a request was not sent.
-var errClock = errors.New("nothing is claimed or released by a clock that is off: set this machine's clock (chrony, or the time service of your cloud); usher then goes on by itself")
+// clockError is why a request was not sent: this machine's clock is behind that of
+// DynamoDB by so much at least, or ahead if below zero.
+type clockError time.Duration
+
+// Error says what to do as well.
+func (e clockError) Error() string {
+	by, way := time.Duration(e), "behind"
+	if by < 0 {
+		by, way = -by, "ahead of"
+	}
+	return fmt.Sprintf("this machine's clock is at least %v %s that of DynamoDB, and nothing is claimed or released by such a clock: set it (chrony, or the time service of your cloud); usher then goes on by itself", by.Round(time.Second), way)
+}
 
 // reading is what this machine shows: the wall clock, which may be set, and the time
 // since some moment, which may not.
@@ -75,10 +84,8 @@ func (t *timed) known(req *http.Request) error {
 		return err
 	}
 	// DynamoDB answers this with "healthy" and no signature; any answer has the time.
-	hello, err := http.NewRequestWithContext(req.Context(), http.MethodGet, req.URL.Scheme+"://"+req.URL.Host+"/", http.NoBody)
-	if err != nil {
-		return err
-	}
+	hello := req.Clone(req.Context())
+	hello.Method, hello.Header, hello.Body, hello.GetBody, hello.ContentLength = http.MethodGet, http.Header{}, nil, nil, 0
 	answer, err := t.ask(hello)
 	if err != nil {
 		return err
@@ -108,13 +115,10 @@ func (t *timed) ask(req *http.Request) (*http.Response, error) {
 
 // wrong is what a clock that is off is answered with. The caller holds mu.
 func (t *timed) wrong() error {
-	switch {
-	case t.off > 0:
-		return fmt.Errorf("this machine's clock is at least %v behind that of DynamoDB; %w", t.off.Round(time.Second), errClock)
-	case t.off < 0:
-		return fmt.Errorf("this machine's clock is at least %v ahead of that of DynamoDB; %w", -t.off.Round(time.Second), errClock)
+	if t.off == 0 {
+		return nil
 	}
-	return nil
+	return clockError(t.off)
 }
 
 // apart is by how much a clock is surely behind that of a server, if that is more than

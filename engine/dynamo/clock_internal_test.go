@@ -64,7 +64,7 @@ func TestAClockThatIsSetIsLookedAtBeforeAnythingIsWritten(t *testing.T) {
 				{"nor after a night", func() { s.pass(9 * time.Hour) }, "POST", ""},
 				{"set", func() { s.wall = s.wall.Add(by) }, "GET", "by itself"},
 				{"asked seldom", func() { s.pass(time.Second) }, "", "by itself"},
-				{"asked again", func() { s.pass(2 * time.Second) }, "GET", "set this machine's clock"},
+				{"asked again", func() { s.pass(2 * time.Second) }, "GET", "chrony"},
 				{"set right", func() { s.wall = s.right; s.pass(2 * time.Second) }, "GET POST", ""},
 				{"and right", func() { s.pass(time.Second) }, "POST", ""},
 			}

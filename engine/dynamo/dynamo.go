@@ -87,7 +87,7 @@ func NewClient(cfg Config) *dynamodb.Client {
 
 // notSent has a request that was not sent not repeated.
 func notSent(err error) aws.Ternary {
-	if errors.Is(err, errGone) || errors.Is(err, errClock) {
+	if _, off := errors.AsType[clockError](err); off || errors.Is(err, errGone) {
 		return aws.FalseTernary
 	}
 	return aws.UnknownTernary
@@ -138,6 +138,9 @@ func (r *Records) begin(ctx context.Context) (_ context.Context, end func(), err
 func (r *Records) explain(what string, err error) error {
 	if err == nil {
 		return nil
+	}
+	if off, is := errors.AsType[clockError](err); is {
+		return fmt.Errorf("dynamo: %s: %w", what, off) // without what the SDK says around it
 	}
 	remedy := ""
 	api, answered := errors.AsType[smithy.APIError](err)
