@@ -36,6 +36,11 @@ type reading struct {
 	running time.Duration
 }
 
+// setSince says whether the wall clock was set between an earlier reading and this one.
+func (r reading) setSince(earlier reading) bool {
+	return (r.wall.Sub(earlier.wall) - (r.running - earlier.running)).Abs() > clockBound
+}
+
 // timed is a transport that sends nothing while this machine's clock is not that of the
 // server, or is not known to be. Its zero value, with next and read set, knows nothing
 // yet.
@@ -70,7 +75,7 @@ func (t *timed) RoundTrip(req *http.Request) (*http.Response, error) {
 func (t *timed) known(req *http.Request) error {
 	now := t.read()
 	t.mu.Lock()
-	right := t.off == 0 && t.confirmed != reading{} && (now.wall.Sub(t.confirmed.wall)-(now.running-t.confirmed.running)).Abs() <= clockBound
+	right := t.off == 0 && t.confirmed != reading{} && !now.setSince(t.confirmed)
 	wait := t.off != 0 && now.running < t.again
 	if !right && !wait {
 		t.again = now.running + clockEvery
@@ -107,6 +112,10 @@ func (t *timed) ask(req *http.Request) (*http.Response, error) {
 	at, err := http.ParseTime(answer.Header.Get("Date"))
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if got.setSince(sent) {
+		t.confirmed = reading{} // it says nothing of the clock as it is now
+		return answer, nil
+	}
 	if t.confirmed, t.off = got, 0; err == nil {
 		t.off = apart(sent.wall, got.wall, at)
 	}

@@ -13,12 +13,14 @@ type shown struct {
 	wall, right time.Time
 	running     time.Duration
 	came        []string
+	under       time.Duration // by which the clock is set while the next request is under way
 }
 
 func (s *shown) read() reading { return reading{s.wall, s.running} }
 
 func (s *shown) RoundTrip(req *http.Request) (*http.Response, error) {
 	s.came = append(s.came, req.Method)
+	s.wall, s.under = s.wall.Add(s.under), 0
 	return &http.Response{
 		StatusCode: http.StatusOK, Body: io.NopCloser(strings.NewReader("")), Request: req,
 		Header: http.Header{"Date": {s.right.UTC().Format(http.TimeFormat)}},
@@ -67,6 +69,8 @@ func TestAClockThatIsSetIsLookedAtBeforeAnythingIsWritten(t *testing.T) {
 				{"asked again", func() { s.pass(2 * time.Second) }, "GET", "chrony"},
 				{"set right", func() { s.wall = s.right; s.pass(2 * time.Second) }, "GET POST", ""},
 				{"and right", func() { s.pass(time.Second) }, "POST", ""},
+				{"set while a request is under way", func() { s.under = by }, "POST", ""},
+				{"the next one asks", func() {}, "GET", "by itself"},
 			}
 			for _, step := range steps {
 				step.do()

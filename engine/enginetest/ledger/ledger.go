@@ -6,7 +6,6 @@ import (
 	"hash/fnv"
 	"math/rand/v2"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -34,8 +33,6 @@ type Config struct {
 	Every time.Duration
 	// Seed decides, with a producer's name, what it sends; so a run can be repeated.
 	Seed uint64
-	// Padding makes each body so many bytes longer.
-	Padding int
 }
 
 func (c Config) urls() []string {
@@ -103,7 +100,7 @@ type producer struct {
 func (p *producer) produce(ctx context.Context, id string) {
 	kinds := p.ledger.config.Kinds
 	kind := kinds[p.random.IntN(len(kinds))]
-	out := engine.Outgoing{Queue: engine.WorkQueue, Body: fmt.Appendf(nil, `{"id":%q,"padding":%q}`, id, strings.Repeat(".", p.ledger.config.Padding)), Headers: map[string]string{
+	out := engine.Outgoing{Queue: engine.WorkQueue, Body: []byte(`{"id":"` + id + `"}`), Headers: map[string]string{
 		engine.HeaderID: id, engine.HeaderType: kind.Type, engine.HeaderPriority: strconv.Itoa(p.random.IntN(engine.Levels)),
 	}}
 	if kind.MaxDelay > 0 {
