@@ -30,32 +30,32 @@ type blow struct {
 func blows() []blow {
 	all := []blow{
 		{"kill -9 of an engine", func(r *rig, random *rand.Rand) {
-			e := r.engines[random.IntN(len(r.engines))]
+			e := r.oneOf(random)
 			e.kill()
 			pause(time.Duration(random.Int64N(int64(500 * time.Millisecond))))
 			e.start()
 		}},
 		{"kill -9 of both engines in turn", func(r *rig, _ *rand.Rand) {
-			for _, e := range r.engines {
+			for _, e := range r.mortal {
 				e.kill()
 				e.start()
 				e.ready()
 			}
 		}},
 		{"an engine ends in an orderly way", func(r *rig, random *rand.Rand) {
-			e := r.engines[random.IntN(len(r.engines))]
+			e := r.oneOf(random)
 			e.stop()
 			e.start()
 		}},
 		{"an engine is told to end, and killed before it has", func(r *rig, random *rand.Rand) {
-			e := r.engines[random.IntN(len(r.engines))]
+			e := r.oneOf(random)
 			e.signal(syscall.SIGTERM)
 			pause(time.Duration(random.Int64N(int64(300 * time.Millisecond))))
 			e.killIfThere()
 			e.start()
 		}},
 		{"an engine hangs for a while", func(r *rig, random *rand.Rand) {
-			e := r.engines[random.IntN(len(r.engines))]
+			e := r.oneOf(random)
 			e.signal(syscall.SIGSTOP)
 			pause(4 * time.Second) // longer than the broker waits for a sign of life
 			e.signal(syscall.SIGCONT)
@@ -69,7 +69,7 @@ func blows() []blow {
 			}
 		}},
 		{"kill -9 of a plugin", func(r *rig, random *rand.Rand) {
-			r.engines[random.IntN(len(r.engines))].killPlugin()
+			r.oneOf(random).killPlugin()
 		}},
 		{"kill -9 of the broker", func(r *rig, _ *rand.Rand) {
 			r.broker.Kill(r.t)
@@ -99,6 +99,34 @@ func blows() []blow {
 	}
 	return all
 }
+
+// deal gives one blow after the other: all come before one comes again.
+func deal(random *rand.Rand) func() blow {
+	var deck []blow
+	return func() blow {
+		if len(deck) == 0 {
+			deck = blows()
+			random.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
+		}
+		top := deck[0]
+		deck = deck[1:]
+		return top
+	}
+}
+
+// suffers strikes a blow after a moment of work, and waits until all is well again.
+func (r *rig) suffers(round int, b blow, random *rand.Rand) {
+	r.t.Helper()
+	pause(200*time.Millisecond + time.Duration(random.Int64N(int64(500*time.Millisecond))))
+	began := time.Now()
+	b.strike(r, random)
+	struck := time.Since(began)
+	r.ready()
+	r.t.Logf("round %d: %s; struck in %v, ready after %v more", round, b.name, struck.Round(time.Millisecond), (time.Since(began) - struck).Round(time.Millisecond))
+}
+
+// oneOf is one of the engines that blows may hit.
+func (r *rig) oneOf(random *rand.Rand) *process { return r.mortal[random.IntN(len(r.mortal))] }
 
 // actions are how a connection may be cut.
 var actions = map[faultproxy.Action]string{
@@ -140,19 +168,9 @@ func TestNothingIsLostWhateverIsKilled(t *testing.T) {
 	r.start()
 	table := r.openRecords()
 	l, stop := r.load(ledger.Config{Kinds: ledger.Shop(), Every: 20 * time.Millisecond, Seed: *seed}, 4)
-	var deck []blow
+	next := deal(random)
 	for n := range *rounds {
-		if len(deck) == 0 {
-			deck = blows()
-			random.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
-		}
-		pause(200*time.Millisecond + time.Duration(random.Int64N(int64(500*time.Millisecond))))
-		began := time.Now()
-		deck[0].strike(r, random)
-		struck := time.Since(began)
-		r.ready()
-		t.Logf("round %d: %s; struck in %v, ready after %v more", n+1, deck[0].name, struck.Round(time.Millisecond), (time.Since(began) - struck).Round(time.Millisecond))
-		deck = deck[1:]
+		r.suffers(n+1, next(), random)
 	}
 	stop()
 	r.settled(l, table)

@@ -25,6 +25,7 @@ type rig struct {
 	dir     string
 	broker  *activemq.Server
 	engines []*process
+	mortal  []*process          // those of the engines that blows hit
 	proxies []*faultproxy.Proxy // by engine
 }
 
@@ -45,6 +46,7 @@ func newRigOn(t testing.TB, xml func(w io.Writer, address, data string) error) *
 		r.proxies = append(r.proxies, proxy)
 		r.engines = append(r.engines, newProcess(t, name, r.dir, proxy.Address(), slots))
 	}
+	r.mortal = r.engines
 	return r
 }
 

@@ -54,6 +54,11 @@ func ofTheBroker() []row {
 		{"the broker answers an ack with ERROR", "an ack of a session that is over", "nothing is acked that is not in hand; one new session at most", []string{"engine/stomp.TestAcksAsTheVersionWantsIt", "engine.TestAnErrorOfAnOldSessionDoesNotStopTheEngine"}},
 		{"the broker takes no messages", "publishing fails until it does not", "nothing is acked before its copy is published", []string{"engine.TestNothingIsAckedBeforeItsCopyIsPublished"}},
 		{"the dead-letter queue may not be written", "an authorization entry of ActiveMQ", "what would be dead stays in the broker, all else goes on; then it is dead", []string{"bench/chaos.TestADeadLetterQueueThatMayNotBeWritten"}},
+		{"the broker's store is full", "storeUsage of 4 MiB, eight producers that send as fast as they can", "acks need no room: engines make some, and producers are answered again", []string{"bench/chaos.TestABrokerWhoseStoreIsFull"}},
+		{
+			"it is full, and messages in it are to be dead", "the same, with dead letters among them", "what is done is acked, the others stay; on within 10 s of there being room",
+			[]string{"bench/chaos.TestDeadLettersWaitForRoom"},
+		},
 		{"the disk of the embedded broker fails", "errors of its file", "refused, and nothing lost", []string{"engine/embedded/broker.TestFailingDiskRefusesAndLosesNothing"}},
 	}
 }
@@ -118,6 +123,7 @@ func ofWhatWaitsAndFails() []row {
 		{"a bad configuration", "bad files, at the start and at a reload", "refused with file, line and remedy; the last good one stays", []string{"config.TestBadConfigurations", "cli.TestAChangedConfigurationIsFollowedAndABadOneIsNot"}},
 		{"the broker's password is changed", "its users file", "the new one is read when the old one is refused", []string{"account.TestARotatedPasswordIsReadAgain"}},
 		{"an urgent flood", "only messages of high levels", "lower levels have their share of the starts", []string{"engine.TestLowerLevelsHaveTheirShareOfTheStarts"}},
+		{"all of it, for a long time", "blows of all kinds that leave one engine alive", "that one holds as much memory, as many files and goroutines as before", []string{"bench/chaos.TestASoakCostsNothingThatStays"}},
 		{"a change of many things under load", "reloads, pauses, delays, redrives and kills at once", "the ledger closes", []string{"cli.TestTheBooksCloseOverEverythingThatWaitsAndFails"}},
 	}
 }
