@@ -41,7 +41,7 @@ func TestFailover(t *testing.T) {
 	pause(2 * time.Second)
 	stop()
 	r.settled(l, table)
-	r.broker = standby
+	r.broker, r.address = standby, standby.Address()
 	closed(t, r, l, table, fmt.Sprintf("first effect %v after the standby opened", first.Round(time.Millisecond)))
 	if first > backAfterFailover {
 		t.Errorf("the first effect came %v after the standby had opened, want at most %v", first, backAfterFailover)

@@ -76,16 +76,19 @@ func TestADeadLetterQueueThatMayNotBeWritten(t *testing.T) {
 }
 
 // closed ends the engines, and closes the books.
-func closed(t *testing.T, r *rig, l *ledger.Ledger, table interface {
-	ledger.Table
-	ledger.Archive
-}, measured string,
-) {
+func closed(t *testing.T, r *rig, l *ledger.Ledger, table books, measured string) ledger.Account {
 	t.Helper()
-	for _, e := range r.engines {
-		e.stop()
+	stop := func() {
+		for _, e := range r.engines {
+			e.stop()
+		}
 	}
-	a, err := l.Close(t.Context(), ledger.Evidence{Effects: r.effects(), Broker: r.broker.Address(), Table: table, Archive: table})
+	if r.broker == nil {
+		defer stop() // the broker ends with it
+	} else {
+		stop()
+	}
+	a, err := l.Close(t.Context(), ledger.Evidence{Effects: r.effects(), Broker: r.address, Table: table, Archive: table})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,4 +97,5 @@ func closed(t *testing.T, r *rig, l *ledger.Ledger, table interface {
 	if a.Lost != 0 || a.Unexpected != 0 || a.Acknowledged < 100 {
 		t.Errorf("lost %d, unexpected %d, acknowledged %d; want 0, 0 and at least 100", a.Lost, a.Unexpected, a.Acknowledged)
 	}
+	return a
 }

@@ -36,7 +36,7 @@ func TestASoakCostsNothingThatStays(t *testing.T) {
 	r.start()
 	table := r.openRecords()
 	l, stop := r.load(ledger.Config{Kinds: ledger.Shop(), Every: 20 * time.Millisecond, Seed: *seed}, 4)
-	next, began := deal(random), time.Now()
+	next, began := r.deal(random), time.Now()
 	var held []sample
 	files, goroutines := 0, 0
 	rounds := 0
