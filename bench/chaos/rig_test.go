@@ -35,6 +35,7 @@ type rig struct {
 	proxies []*faultproxy.Proxy // before the broker, by engine
 	tables  *dynafault.Proxy    // before the tables; nil: the table is a file
 	books   func() books        // opens the table
+	files   []string            // with effects of others than the engines' plugins
 	pace    time.Duration       // how long each of four producers waits after a message
 }
 
@@ -126,9 +127,9 @@ func (r *rig) ready() {
 	}
 }
 
-// effects are the files that the engines' plugins write.
+// effects are the files with all effects.
 func (r *rig) effects() []string {
-	var paths []string
+	paths := slices.Clone(r.files)
 	for _, e := range r.engines {
 		paths = append(paths, e.effects)
 	}
@@ -143,12 +144,13 @@ func (r *rig) load(config ledger.Config, producers int) (l *ledger.Ledger, stop 
 	return l, r.produce(l, "p", producers)
 }
 
-// produce has producers send whose names begin so; see load.
-func (r *rig) produce(l *ledger.Ledger, name string, producers int) (stop func()) {
+// produce has producers send whose names begin so, of the kinds, or of those of the
+// ledger; see load.
+func (r *rig) produce(l *ledger.Ledger, name string, producers int, kinds ...ledger.Kind) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var all sync.WaitGroup
 	for p := range producers {
-		all.Go(func() { l.Produce(ctx, fmt.Sprintf("%s%d", name, p)) })
+		all.Go(func() { l.Produce(ctx, fmt.Sprintf("%s%d", name, p), kinds...) })
 	}
 	stop = func() {
 		cancel()

@@ -26,6 +26,10 @@ type Kind struct {
 	FollowOn, FollowOnKey string
 	// MaxDelay is the longest delay that a producer asks for; 0: it asks for none.
 	MaxDelay time.Duration
+	// Level is the one it is sent at, 1 to 9; 0: any.
+	Level int
+	// Due is the time before which producers want none to be done; zero: none.
+	Due time.Time
 }
 
 // Shop is what producers send to the shop plugin: kinds that are done at once, at

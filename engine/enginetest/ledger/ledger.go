@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -61,27 +62,31 @@ type entry struct {
 // New opens an empty ledger.
 func New(config Config) *Ledger { return &Ledger{config: config, sent: map[string]*entry{}} }
 
-// Acknowledged gives the ids that the broker has acknowledged until now.
-func (l *Ledger) Acknowledged() []string {
+// Acknowledged gives the ids that the broker has acknowledged until now: of messages of
+// the types, or of all if none is named.
+func (l *Ledger) Acknowledged(types ...string) []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var ids []string
 	for id, e := range l.sent {
-		if e.acknowledged {
+		if e.acknowledged && (len(types) == 0 || slices.Contains(types, e.kind.Type)) {
 			ids = append(ids, id)
 		}
 	}
 	return ids
 }
 
-// Produce sends messages of all kinds and levels, one after the other, until ctx
+// Produce sends messages of the kinds, those of the config if there is none, and of all levels, one after the other, until ctx
 // ends, and connects again whenever the broker is gone. What was not acknowledged
 // is sent again under the same id, or given up, as the seed has it. name begins
 // the ids; no two producers share one.
-func (l *Ledger) Produce(ctx context.Context, name string) {
+func (l *Ledger) Produce(ctx context.Context, name string, kinds ...Kind) {
 	hash := fnv.New64a()
 	fmt.Fprint(hash, name)
-	p := &producer{ledger: l, random: rand.New(rand.NewPCG(l.config.Seed, hash.Sum64()))}
+	if len(kinds) == 0 {
+		kinds = l.config.Kinds
+	}
+	p := &producer{ledger: l, kinds: kinds, random: rand.New(rand.NewPCG(l.config.Seed, hash.Sum64()))}
 	defer p.hangUp()
 	for n := 0; ctx.Err() == nil; n++ {
 		p.produce(ctx, fmt.Sprintf("%s-%d", name, n))
@@ -92,20 +97,26 @@ func (l *Ledger) Produce(ctx context.Context, name string) {
 // producer is one client with its connection.
 type producer struct {
 	ledger *Ledger
+	kinds  []Kind
 	random *rand.Rand
 	client *stomp.Client // nil: none now
 }
 
 // produce sends one message until it is acknowledged or given up.
 func (p *producer) produce(ctx context.Context, id string) {
-	kinds := p.ledger.config.Kinds
-	kind := kinds[p.random.IntN(len(kinds))]
+	kind := p.kinds[p.random.IntN(len(p.kinds))]
 	out := engine.Outgoing{Queue: engine.WorkQueue, Body: []byte(`{"id":"` + id + `"}`), Headers: map[string]string{
 		engine.HeaderID: id, engine.HeaderType: kind.Type, engine.HeaderPriority: strconv.Itoa(p.random.IntN(engine.Levels)),
 	}}
 	if kind.MaxDelay > 0 {
 		delay := 1 + p.random.Int64N(kind.MaxDelay.Milliseconds())
 		out.Headers[engine.HeaderDelay] = strconv.FormatInt(delay, 10)
+	}
+	if kind.Level > 0 {
+		out.Headers[engine.HeaderPriority] = strconv.Itoa(kind.Level)
+	}
+	if !kind.Due.IsZero() {
+		out.Headers[engine.HeaderNotBefore] = kind.Due.UTC().Format(time.RFC3339Nano)
 	}
 	stubborn := p.random.IntN(4) > 0
 	for ctx.Err() == nil {
