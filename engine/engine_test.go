@@ -417,6 +417,7 @@ func TestBadInputIsDeadLetteredOnceWithItsReason(t *testing.T) {
 		{"no-type", "", engine.ReasonNoType, nil},
 		{"unknown", "zebra", engine.ReasonUnknownType, nil},
 		{"not-before", "a", engine.ReasonBadHeader, []string{engine.HeaderNotBefore, "tomorrow"}},
+		{"never", "a", engine.ReasonBadHeader, []string{engine.HeaderNotBefore, "9999-12-31T23:59:59Z"}},
 		{"delay", "a", engine.ReasonBadHeader, []string{engine.HeaderDelay, "soon"}},
 		{"expired", "a", engine.ReasonExpired, []string{engine.HeaderExpiresAt, "1"}},
 		{"large", "a", engine.ReasonTooLarge, []string{engine.HeaderTooLarge, "99999999"}},

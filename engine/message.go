@@ -116,6 +116,9 @@ func readNotBefore(h map[string]string, from time.Time, blame blameFunc) time.Ti
 		if err != nil {
 			blame(ReasonBadHeader, "%s is %q; it must be a time as in 2026-01-31T08:00:00Z (RFC 3339)", HeaderNotBefore, text)
 		}
+		if t.Sub(from) > MaxDelay {
+			blame(ReasonBadHeader, "%s is %q; it must be within ten years", HeaderNotBefore, text)
+		}
 		return toMillis(t)
 	}
 	text, ok := h[HeaderDelay]

@@ -20,18 +20,20 @@ func rows() []row {
 
 const (
 	chaos      = "bench/chaos.TestNothingIsLostWhateverIsKilled"
+	onTables   = "bench/chaos.TestNothingIsLostOnTablesWhateverIsKilled"
+	inOne      = "bench/chaos.TestNothingIsLostInOneProcessWhateverIsKilled"
 	simulation = "engine.TestSimulation"
 )
 
 func ofProcesses() []row {
 	return []row{
-		{"an engine is killed", "kill -9 of one of two, at any time", "the other goes on, nothing lost", []string{chaos, "cli.TestNothingIsLostWhenTheWholeProcessIsKilled"}},
+		{"an engine is killed", "kill -9 of one of two, at any time", "the other goes on, nothing lost", []string{chaos, onTables, inOne, "cli.TestNothingIsLostWhenTheWholeProcessIsKilled"}},
 		{
 			"an engine dies between two steps that last", "the process ends itself before and after each call of store and broker, alone and two at once; the same on fakes",
 			"nothing lost, what runs again is in flight at the time", []string{"bench/chaos.TestAnEngineMayDieAtEveryPlace", simulation},
 		},
 		{"an engine is told to end under load", "SIGTERM", "it ends in time, no attempt is charged", []string{chaos, "engine.TestStoppingLetsHandlersFinishAndLeavesTheRestAtTheBroker", "engine.TestADrainIsNoDeath"}},
-		{"and is killed before it has", "SIGTERM, then SIGKILL within 300 ms", "nothing lost", []string{chaos}},
+		{"and is killed before it has", "SIGTERM, then SIGKILL within 300 ms", "nothing lost", []string{chaos, onTables, inOne}},
 		{"an engine hangs", "SIGSTOP for longer than heart-beats allow, then SIGCONT", "others take over; what it had is stale when it wakes", []string{chaos, "engine.TestAnAttemptIsStoppedWhenItsClaimCannotBeRenewed"}},
 		{"two engines are killed in turn, and again", "kill -9 while what was in hand is claimed", "claims end, nobody is dead-lettered for it", []string{chaos, "engine.TestACopyOfWhatADeadEngineHadClaimedWaitsForItsLease"}},
 		{"one of two engines that share tables is killed half-way", "kill -9, 20,000 messages on ActiveMQ and DynamoDB's interface", "the ledger closes", []string{"cli.TestTwoEnginesShareTheirTablesAndOneIsKilledHalfWay"}},
@@ -69,6 +71,7 @@ func ofFrames() []row {
 		{"a body that is too long", "longer than engine.maxBody", "read past, dead-lettered with its reason", []string{"engine/stompframe.TestReaderReadsPastAnOverLongBody", "engine.TestBadInputIsDeadLetteredOnceWithItsReason"}},
 		{"headers by the thousand, or long ones", "over 256, or over 10,000 bytes", "marked, and the session goes on", []string{"engine/stomp.TestMessagesThatCannotBeKeptDoNotEndTheSession"}},
 		{"unknown types, bad ids, priorities and times", "each of them, and any others", "one dead letter with a reason, no attempt", []string{"engine.TestBadInputIsDeadLetteredOnceWithItsReason", "engine.FuzzHeaders", "cli.TestAProblemOfBadInputEndsInTheDeadLetterQueueOnce"}},
+		{"messages as hostile as can be", "72 of them, beside messages that are well; on ActiveMQ and embedded", "each ends once, as it should; engine, log and API are well", []string{"bench/chaos.TestSixtyHostileMessages"}},
 		{"one id, two messages", "another body with the id of one that was done", "both are kept, one as id_conflict", []string{"engine.TestTheSameIDWithAnotherBodyIsAConflict", "engine.TestTwoBodiesOfOneIDInTwoEnginesAtOnce"}},
 		{"hostile clients of the embedded broker", "floods, half frames, too many connections", "their own connection ends", []string{"engine/embedded/broker.TestHostileInputEndsOnlyItsConnection", "engine/embedded/broker.TestFloodWithoutReadingCostsAFixedAmount", "engine/embedded/broker.TestTooManyConnections"}},
 	}
@@ -95,9 +98,9 @@ func ofPlugins() []row {
 
 func ofTheStore() []row {
 	return []row{
-		{"tables throttle", "half of all requests, or all, are refused", "repeated within a budget; nothing dead-lettered", []string{"engine/dynamo.TestWhatIsThrottledIsRepeatedWithinABudget"}},
-		{"tables are gone", "connections end without an answer; 32 callers", "a request each two seconds, back at once", []string{"engine/dynamo.TestAStoreThatIsGoneIsAskedSeldom", "engine.TestWhileTheRecordsAreDownNothingStartsAndThenAllOfItDoes"}},
-		{"a write has landed and its answer is lost", "500 after it was carried out, each fourth call", "the whole suite of records passes", []string{"engine/dynamo.TestRecordsWhenAnswersAreLost", "engine/dynamo.TestArchiveWhenAnswersAreLost", "engine.TestAWriteWhoseAnswerWasLostIsRecognised"}},
+		{"tables throttle", "half of all requests, or all, are refused", "repeated within a budget; nothing dead-lettered", []string{onTables, "engine/dynamo.TestWhatIsThrottledIsRepeatedWithinABudget"}},
+		{"tables are gone", "connections end without an answer; 32 callers", "a request each two seconds, back at once", []string{onTables, "engine/dynamo.TestAStoreThatIsGoneIsAskedSeldom", "engine.TestWhileTheRecordsAreDownNothingStartsAndThenAllOfItDoes"}},
+		{"a write has landed and its answer is lost", "500 after it was carried out, each fourth call", "the whole suite of records passes", []string{onTables, "engine/dynamo.TestRecordsWhenAnswersAreLost", "engine/dynamo.TestArchiveWhenAnswersAreLost", "engine.TestAWriteWhoseAnswerWasLostIsRecognised"}},
 		{"look-ups and the index lag", "answers as of 200 ms ago", "the whole suite of records passes", []string{"engine/dynamo.TestRecordsWhenLookUpsAndIndexesLag"}},
 		{"a slow store", "calls that hang, or take longer than a lease", "attempts stop in time; claimed messages are done", []string{"engine.TestAnAttemptIsStoppedWhenTheRecordsHang", "engine.TestOnASlowStoreClaimedMessagesAreDone"}},
 		{"a store in any mood", "calls that fail before or after their effect, or take long, in 2,000 schedules", "every message ends as it has to", []string{simulation}},
@@ -112,9 +115,11 @@ func ofTheStore() []row {
 func ofWhatWaitsAndFails() []row {
 	return []row{
 		{"many messages that are not due", "parked for an hour", "nothing of them in the broker", []string{"engine.TestWhatWaitsLongIsParkedAndCostsTheBrokerNothing"}},
+		{"ten thousand are due at once", "parked for the same time, on ActiveMQ; urgent ones are sent meanwhile", "none early, and urgent ones go before them", []string{"bench/chaos.TestTenThousandDueAtOnceKeepNoUrgentOneWaiting"}},
 		{"a message that cannot be released", "publishing it fails", "it keeps no other waiting", []string{"engine.TestAMessageThatCannotBeReleasedKeepsNoOther"}},
 		{"a plugin is away", "no process for its types", "asked now and then, no attempt is charged", []string{"engine.TestAPluginThatIsAwayIsNotAskedInAHotLoop", "engine.TestAMessageWhosePluginComesBackRunsAtOnce"}},
 		{"everything fails", "a handler that fails each time", "as many attempts as configured, then a dead letter", []string{"engine.TestFailuresAreTriedAgainUntilExhausted", "engine.TestRedeliveriesAreFurtherRoundsOfAttemptsOnTheSameLevel", "engine.TestEveryMessageEnds"}},
+		{"what a handler needs is away", "a receiver of webhooks that refuses connections for 10 s", "nothing dead, other types are done as before", []string{"bench/chaos.TestAReceiverThatIsAwayCostsNothing"}},
 		{"the archive is away", "calls fail", "nothing is acked, then all is", []string{"engine/monitor.TestWhileTheArchiveIsAwayNothingIsAckedAndThenAllIs"}},
 		{"redriving what dies again", "redriven three times", "then only with force", []string{"cli.TestARedriveLoopEnds"}},
 		{"watchers are gone, slow, or refused", "410, 429, 403, 413, 5xx, no answer", "asked once, slowed down for that one alone, never waited for", []string{"engine/apigateway.TestAConnectionThatIsGoneIsAskedOnce", "engine/apigateway.TestASlowConnectionGetsTheLatestAndDelaysNoOther", "engine/apigateway.TestErrorsOfTheGatewayAreTriedFourTimes", "engine/apigateway.TestNothingGrowsWithoutBound"}},
