@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -214,12 +215,12 @@ func choice(words ...string) kind {
 
 // pattern is text that a regular expression describes.
 func pattern(words, expression, like string) kind {
-	re := regexp.MustCompile(expression)
+	compiled := sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expression) }) // few of a hundred are asked
 	return kind{
 		form: text, words: words, like: like,
 		schema: map[string]any{"type": "string", "pattern": expression},
 		parseFunc: func(s string) (any, error) {
-			if !re.MatchString(s) {
+			if !compiled().MatchString(s) {
 				return nil, errors.New("")
 			}
 			return s, nil

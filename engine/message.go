@@ -175,6 +175,9 @@ func readCount(h map[string]string, name string, absent int, blame blameFunc) in
 	return n
 }
 
+// lastMillis is the end of the last year that can be written as RFC 3339 has it.
+const lastMillis = 253_402_300_799_999
+
 // readMillis reads a time in epoch milliseconds; 0 and absent are "not set".
 func readMillis(h map[string]string, name string, blame blameFunc) time.Time {
 	text, ok := h[name]
@@ -182,8 +185,8 @@ func readMillis(h map[string]string, name string, blame blameFunc) time.Time {
 		return time.Time{}
 	}
 	ms, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || ms < 0 {
-		blame(ReasonBadHeader, "%s is %q; it must be a time in milliseconds since 1970", name, text)
+	if err != nil || ms < 0 || ms > lastMillis {
+		blame(ReasonBadHeader, "%s is %q; it must be a time in milliseconds since 1970, at most of the year 9999", name, text)
 		return time.Time{}
 	}
 	return time.UnixMilli(ms).UTC()

@@ -2,14 +2,17 @@ package server_test
 
 import (
 	"bytes"
+	"encoding/base64"
 	"net/http"
 	"os"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rs/zerolog"
 
+	"usher/engine/watchtoken"
 	"usher/server"
 )
 
@@ -61,10 +64,18 @@ func TestMetricsBelongToOneServer(t *testing.T) {
 
 func TestEveryRouteButHealthNeedsTheToken(t *testing.T) {
 	r := setup(t, withLive, func(c *server.Config) { c.Addr, c.Token = "0.0.0.0:8080", token })
+	keys, err := watchtoken.ParseKeys("shop:" + base64.StdEncoding.EncodeToString(bytes.Repeat([]byte("k"), 32)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	watchers, err := keys.Make("shop", "prod", "m", time.Now().Add(time.Hour)) // good for watching the message m, and no more
+	if err != nil {
+		t.Fatal(err)
+	}
 	paths := []string{"/metrics", "/api/v1", "/api/v1/messages/m", "/api/v1/delays", "/api/v1/delays/m", "/api/v1/queues", "/api/v1/plugins", "/ws"}
 	for _, path := range paths {
 		for _, method := range []string{http.MethodGet, http.MethodPut, http.MethodDelete, http.MethodOptions} {
-			for _, header := range []string{"", "Bearer", "Bearer ", "Bearer " + token + "x", "Bearer " + token[1:], "Basic " + token, token} {
+			for _, header := range []string{"", "Bearer", "Bearer ", "Bearer " + token + "x", "Bearer " + token[1:], "Basic " + token, token, "Bearer " + watchers} {
 				w := r.wantProblem(http.StatusUnauthorized, "no_token", method, path, "", "Authorization", header, "Host", "usher.example")
 				if w.Header().Get("WWW-Authenticate") == "" {
 					t.Errorf("%s %s: no WWW-Authenticate", method, path)

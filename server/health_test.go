@@ -1,8 +1,10 @@
 package server_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -179,6 +181,67 @@ func TestRunServesUntilItsContextEnds(t *testing.T) {
 	}
 	if err := <-done; err != nil {
 		t.Errorf("Run returned %v", err)
+	}
+}
+
+func TestThereAreOnlySoManyConnectionsAndTheirRequestsAreShort(t *testing.T) {
+	r := setup(t)
+	r.cfg.Metrics, r.cfg.Connections = server.NewMetrics(nil), 3
+	s, err := server.New(r.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx, ln) }()
+	// ask sends a request on a new connection and gives the first line of its answer.
+	ask := func(header string) (answer string, conn net.Conn) {
+		conn, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.WriteString(conn, "GET /livez HTTP/1.1\r\nHost: localhost\r\nX: "+header+"\r\n\r\n") // it may be closed already
+		answer, _ = bufio.NewReader(conn).ReadString('\n')
+		return answer, conn
+	}
+	var open []net.Conn
+	for range 3 {
+		answer, conn := ask("x")
+		if !strings.Contains(answer, "200") {
+			t.Errorf("within the limit: %q", answer)
+		}
+		open = append(open, conn)
+	}
+	answer, fourth := ask("x")
+	fourth.Close()
+	if answer != "" {
+		t.Errorf("the fourth was answered: %q", answer)
+	}
+	open[0].Close()
+	for answer = ""; answer == ""; { // until its end has come through
+		var conn net.Conn
+		if answer, conn = ask(strings.Repeat("x", 32<<10)); answer == "" {
+			conn.Close()
+			continue
+		}
+		open = append(open, conn)
+	}
+	if !strings.Contains(answer, "431") {
+		t.Errorf("headers of 32 KiB: %q", answer)
+	}
+	for _, conn := range open {
+		conn.Close()
+	}
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
 

@@ -123,6 +123,9 @@ type Config struct {
 	// NotifyFunc tells watchers what an operator did, as [engine.Notifier] does.
 	// Nil: nobody is told.
 	NotifyFunc func(watchers []engine.Watcher, s engine.Status)
+	// Connections is how many clients may have open at once, besides WebSockets, which
+	// have limits of their own; one more is closed at once. Default 1,000.
+	Connections int
 	// Queue is the name of the work queue. Default engine.WorkQueue.
 	Queue string
 	// Log gets what operators change, and what cannot be answered to anybody.
@@ -134,6 +137,7 @@ const MinTokenBytes = 16
 
 func (c Config) withDefaults() Config {
 	c.AwakeGrace = cmp.Or(c.AwakeGrace, awakeGrace)
+	c.Connections = cmp.Or(c.Connections, maxConnections)
 	if c.Queue == "" {
 		c.Queue = engine.WorkQueue
 	}

@@ -8,6 +8,7 @@ import (
 	"log" //nolint:depguard // http.Server takes no other logger
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"usher/engine"
@@ -20,6 +21,7 @@ const (
 	idleTimeout       = 2 * time.Minute
 	shutdownGrace     = 5 * time.Second
 	maxHeaderBytes    = 16 << 10
+	maxConnections    = 1000
 )
 
 // Server answers HTTP requests. It is safe for concurrent use.
@@ -68,6 +70,7 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 		Handler: s.handler, ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout,
 		WriteTimeout: writeTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
 		ErrorLog:    log.New(s.cfg.Log, "", 0),
+		ConnState:   atMost(s.cfg.Connections),
 		BaseContext: func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
 	}
 	served := make(chan error, 1)
@@ -87,4 +90,20 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 		return fmt.Errorf("server: serve %s: %w", ln.Addr(), err)
 	}
 	return nil
+}
+
+// atMost closes connections that are more than so many, as soon as they come.
+func atMost(n int) func(net.Conn, http.ConnState) {
+	var open atomic.Int64
+	return func(conn net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			if open.Add(1) > int64(n) {
+				_ = conn.Close() // its end is told as that of others
+			}
+		case http.StateHijacked, http.StateClosed:
+			open.Add(-1)
+		case http.StateActive, http.StateIdle:
+		}
+	}
 }

@@ -18,7 +18,7 @@ import (
 var (
 	rounds = flag.Int("rounds", 20, "how many blows are struck; all kinds come before one comes again")
 	seed   = flag.Uint64("seed", 0, "what decides which blow is struck where and when; 0: any, which is printed")
-	outage = flag.Duration("outage", 2*time.Second, "for how long the broker is stopped")
+	outage = flag.Duration("outage", 2*time.Second, "for how long the broker is stopped, and tables are gone")
 )
 
 // blow is one thing that happens to a working system.
@@ -119,18 +119,19 @@ func ofBrokers() []blow {
 }
 
 func ofTables() []blow {
-	fault := func(name string, f dynafault.Faults) blow {
+	const aWhile = 3 * time.Second
+	fault := func(name string, f dynafault.Faults, long time.Duration) blow {
 		return blow{name, func(r *rig, _ *rand.Rand) {
 			r.tables.Set(f)
-			pause(3 * time.Second)
+			pause(long)
 			r.tables.Set(dynafault.Faults{})
 		}}
 	}
 	return []blow{
-		fault("the tables are gone for a while", dynafault.Faults{Gone: true}),
-		fault("the tables refuse half of all requests for a while", dynafault.Faults{Throttle: 0.5}),
-		fault("each third answer of the tables is lost for a while", dynafault.Faults{LoseEach: 3}),
-		fault("the tables are slow for a while", dynafault.Faults{Delay: 500 * time.Millisecond}),
+		fault("the tables are gone for a while", dynafault.Faults{Gone: true}, *outage),
+		fault("the tables refuse half of all requests for a while", dynafault.Faults{Throttle: 0.5}, aWhile),
+		fault("each third answer of the tables is lost for a while", dynafault.Faults{LoseEach: 3}, aWhile),
+		fault("the tables are slow for a while", dynafault.Faults{Delay: 500 * time.Millisecond}, aWhile),
 	}
 }
 

@@ -62,8 +62,14 @@ func (p *process) files() int {
 	return len(open)
 }
 
-// goroutines is how many it has, as its metrics say.
-func (p *process) goroutines() (n int) {
+// goroutines is how many it has.
+func (p *process) goroutines() int {
+	p.t.Helper()
+	return int(p.metric("go_goroutines"))
+}
+
+// metric is one without labels, as it says itself.
+func (p *process) metric(name string) (value float64) {
 	p.t.Helper()
 	resp, err := http.Get("http://" + p.http + "/metrics")
 	if err != nil {
@@ -71,10 +77,10 @@ func (p *process) goroutines() (n int) {
 	}
 	defer resp.Body.Close()
 	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
-		if _, err := fmt.Sscanf(lines.Text(), "go_goroutines %d", &n); err == nil {
-			return n
+		if _, err := fmt.Sscanf(lines.Text(), name+" %g", &value); err == nil {
+			return value
 		}
 	}
-	p.t.Fatal("its metrics do not say how many goroutines it has")
+	p.t.Fatalf("its metrics have no %s", name)
 	return 0
 }

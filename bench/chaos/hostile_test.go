@@ -344,7 +344,9 @@ func (r *rig) looksWell(e *process) {
 	e.stop()
 	lines := 0
 	for line := range strings.Lines(e.output.String()) {
-		var entry struct{ Message string }
+		var entry struct {
+			Message string `json:"message"`
+		}
 		if err := json.Unmarshal([]byte(line), &entry); err != nil || entry.Message == "forged" {
 			r.t.Errorf("a line of the log that is none: %v: %q", err, line)
 		}

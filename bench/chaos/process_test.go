@@ -77,6 +77,7 @@ type process struct {
 	http, effects string
 	binary        string
 	env           []string  // besides this process' own
+	log           *os.File  // nil: it is kept, and shown of a test that fails
 	cmd           *exec.Cmd // nil: it does not run
 	exited        chan error
 	output        *bytes.Buffer
@@ -122,6 +123,9 @@ func (p *process) start() {
 	p.output = &bytes.Buffer{}
 	p.cmd = exec.Command(p.binary, "run", "--config", p.config, "--state", p.state)
 	p.cmd.Stderr, p.cmd.Env = p.output, append(os.Environ(), p.env...)
+	if p.log != nil {
+		p.cmd.Stderr = p.log
+	}
 	if err := p.cmd.Start(); err != nil {
 		p.t.Fatal(err)
 	}

@@ -76,7 +76,7 @@ func TestADeadLetterQueueThatMayNotBeWritten(t *testing.T) {
 }
 
 // closed ends the engines, and closes the books.
-func closed(t *testing.T, r *rig, l *ledger.Ledger, table books, measured string) ledger.Account {
+func closed(t testing.TB, r *rig, l *ledger.Ledger, table books, measured string) ledger.Account {
 	t.Helper()
 	stop := func() {
 		for _, e := range r.engines {

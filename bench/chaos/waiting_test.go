@@ -18,7 +18,47 @@ import (
 	"usher/engine/enginetest/ledger"
 )
 
-var away = flag.Duration("away", 10*time.Second, "how long the receiver of webhooks is away")
+var (
+	away  = flag.Duration("away", 10*time.Second, "how long the receiver of webhooks is away")
+	flood = flag.Duration("flood", 15*time.Second, "how long more urgent messages come than can be run")
+)
+
+// TestAnUrgentFloodLeavesLowerLevelsTheirShare sends more messages of level 9 than both
+// engines can run, and looks at how many of level 2 are done meanwhile.
+func TestAnUrgentFloodLeavesLowerLevelsTheirShare(t *testing.T) {
+	const share = 0.05 // of 0.06 that are configured
+	r := newRig(t)
+	for _, e := range r.engines {
+		e.rewrite("types:", "starvation: {share: 6%}\ntypes:")
+		e.rewrite("report.daily:  {plugin: shop, priority: 2}", "report.daily:  {plugin: shop}")
+	}
+	r.start()
+	table := r.openRecords()
+	l, stop := r.load(ledger.Config{Kinds: []ledger.Kind{{Type: "report.daily", Level: 9}}, Every: 15 * time.Millisecond, Seed: 1}, 6)
+	stopLow := r.produce(l, "low", 1, ledger.Kind{Type: "report.daily", Level: 2})
+	pause(3 * time.Second) // until the flood is up
+	from := time.Now()
+	pause(*flood)
+	urgent, low := 0, 0
+	for _, e := range r.done(t, "report.daily") {
+		switch {
+		case e.At.Before(from):
+		case strings.HasPrefix(e.ID, "low"):
+			low++
+		default:
+			urgent++
+		}
+	}
+	waiting := len(unfinished(t, table, l.Acknowledged()))
+	stop()
+	stopLow()
+	r.settled(l, table)
+	got := float64(low) / float64(low+urgent)
+	closed(t, r, l, table, fmt.Sprintf("in %v %d urgent ones and %d others were done, %.1f %%, with %d waiting", *flood, urgent, low, 100*got, waiting))
+	if got < share || waiting < 200 {
+		t.Errorf("%.1f %% of what was done was of the lower level, with %d waiting; want at least %.0f %% and 200", 100*got, waiting, 100*share)
+	}
+}
 
 // TestTenThousandDueAtOnceKeepNoUrgentOneWaiting parks so many for one and the same time,
 // and sends urgent ones while those come back.

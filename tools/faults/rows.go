@@ -35,6 +35,8 @@ func ofProcesses() []row {
 		{"an engine is told to end under load", "SIGTERM", "it ends in time, no attempt is charged", []string{chaos, "engine.TestStoppingLetsHandlersFinishAndLeavesTheRestAtTheBroker", "engine.TestADrainIsNoDeath"}},
 		{"and is killed before it has", "SIGTERM, then SIGKILL within 300 ms", "nothing lost", []string{chaos, onTables, inOne}},
 		{"an engine hangs", "SIGSTOP for longer than heart-beats allow, then SIGCONT", "others take over; what it had is stale when it wakes", []string{chaos, "engine.TestAnAttemptIsStoppedWhenItsClaimCannotBeRenewed"}},
+		{"an engine may open no files", "a limit of 8, then its connections are cut and its plugin is killed", "it is back when it may, nothing lost", []string{"bench/chaos.TestAnEngineWithoutFilesComesBack"}},
+		{"an engine cannot log", "standard error on a disk that is full", "it goes on", []string{"bench/chaos.TestAnEngineThatCannotLogGoesOn"}},
 		{"two engines are killed in turn, and again", "kill -9 while what was in hand is claimed", "claims end, nobody is dead-lettered for it", []string{chaos, "engine.TestACopyOfWhatADeadEngineHadClaimedWaitsForItsLease"}},
 		{"one of two engines that share tables is killed half-way", "kill -9, 20,000 messages on ActiveMQ and DynamoDB's interface", "the ledger closes", []string{"cli.TestTwoEnginesShareTheirTablesAndOneIsKilledHalfWay"}},
 		{"whoever releases parked messages dies", "an engine ends without a word", "its buckets are taken over within 10 s", []string{"engine.TestTheBucketsOfADeadEngineAreTakenOverWithinTenSeconds"}},
@@ -127,7 +129,7 @@ func ofWhatWaitsAndFails() []row {
 		{"long statuses", "the longest of everything", "each fits in one frame", []string{"engine/embedded/live.TestEveryFrameFitsIn32KiB"}},
 		{"a bad configuration", "bad files, at the start and at a reload", "refused with file, line and remedy; the last good one stays", []string{"config.TestBadConfigurations", "cli.TestAChangedConfigurationIsFollowedAndABadOneIsNot"}},
 		{"the broker's password is changed", "its users file", "the new one is read when the old one is refused", []string{"account.TestARotatedPasswordIsReadAgain"}},
-		{"an urgent flood", "only messages of high levels", "lower levels have their share of the starts", []string{"engine.TestLowerLevelsHaveTheirShareOfTheStarts"}},
+		{"an urgent flood", "only messages of high levels", "lower levels have their share of the starts", []string{"bench/chaos.TestAnUrgentFloodLeavesLowerLevelsTheirShare", "engine.TestLowerLevelsHaveTheirShareOfTheStarts"}},
 		{"all of it, for a long time", "blows of all kinds that leave one engine alive", "that one holds as much memory, as many files and goroutines as before", []string{"bench/chaos.TestASoakCostsNothingThatStays"}},
 		{"a change of many things under load", "reloads, pauses, delays, redrives and kills at once", "the ledger closes", []string{"cli.TestTheBooksCloseOverEverythingThatWaitsAndFails"}},
 	}
