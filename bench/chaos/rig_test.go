@@ -165,7 +165,7 @@ func (r *rig) produce(l *ledger.Ledger, name string, producers int, kinds ...led
 func (r *rig) settled(l *ledger.Ledger, table ledger.Table) {
 	r.t.Helper()
 	left := l.Acknowledged()
-	eventually(r.t, 2*time.Minute, "all messages finished", func() bool {
+	eventually(r.t, 10*time.Minute, "all messages finished", func() bool {
 		left = unfinished(r.t, table, left)
 		return len(left) == 0
 	})
