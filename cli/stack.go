@@ -288,7 +288,7 @@ func reloadable(to *engine.Config, c *config.Config) {
 		to.Types[name] = engine.Type{
 			MinLevel: low, MaxLevel: high, Concurrency: valueOr(t.Concurrency, 0), Rate: t.PerSecond(),
 			Timeout: t.Timeout, Attempts: t.Retry.Attempts, Backoff: t.Retry.Backoff, Redeliveries: t.Retry.Redeliveries,
-			Delay: t.Delay.Default, Bypass: t.Delay.Bypass, MaxAge: t.MaxAge, Dedupe: engine.Dedupe(t.Dedupe),
+			Delay: t.Delay.Default, Bypass: t.Delay.Bypass, MaxAge: t.MaxAge, Breaker: t.Breaker, Dedupe: engine.Dedupe(t.Dedupe),
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"usher/engine"
+	"usher/handlers"
 	"usher/server"
 )
 
@@ -76,6 +77,9 @@ func why(t server.Type) string {
 	case !t.Removed.IsZero():
 		return fmt.Sprintf("is not in the configuration any more (%s), %s waiting", ago(t.Removed), waiting)
 	}
+	if !t.Failing.IsZero() {
+		return fmt.Sprintf("fails (%s): %s; one at a time is tried, %s waiting", ago(t.Failing), handlers.OneLine(t.Detail, 200), waiting)
+	}
 	return fmt.Sprintf("waits for its plugin, %s waiting", waiting)
 }
 
@@ -107,6 +111,9 @@ func heldFinding(l server.TypeList, now time.Time) []server.Finding {
 			if t.Waiting == 0 {
 				continue
 			}
+		case !t.Failing.IsZero():
+			f.State = server.StateFailed
+			f.Help = "mend what its handler needs: all of them go on with the first answer"
 		case t.Waiting == 0: // its plugin has a finding of its own
 			continue
 		}

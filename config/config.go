@@ -112,6 +112,8 @@ type Type struct {
 	Delay   Delay         `koanf:"delay"`
 	// MaxAge is how old a message may get by being deferred.
 	MaxAge time.Duration `koanf:"maxAge"`
+	// Breaker is how many attempts in a row must fail for the others to wait.
+	Breaker int `koanf:"breaker"`
 	// Dedupe is what becomes of a message that is sent again: done, claim or off.
 	Dedupe string `koanf:"dedupe"`
 }

@@ -89,6 +89,8 @@ func typeKeys() []key {
 			doc: "Messages of this level and above do not wait for it. A wait that a header or an operator asks for holds for all levels."},
 		{path: "types * maxAge", kind: duration(time.Second, 30*day), def: "24h", reload: true,
 			doc: "How old a message may get by being deferred by its handler. Then it is dead-lettered."},
+		{path: "types * breaker", kind: count(0, 10_000), def: "0", reload: true,
+			doc: "How many attempts in a row, of whatever messages of the type, must fail for the others to wait, while one at a time is tried. 0 is never."},
 		{path: "types * dedupe", kind: choice("done", "claim", "off"), def: "done", reload: true,
 			doc: "What becomes of a message that is sent again with the same id and body. done: it is acked once the first is done. claim: also, and where two engines get both at once one runs it, for a write more a message. off: it runs, and the broker's own message-id is its id."},
 	}

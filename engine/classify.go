@@ -22,13 +22,14 @@ const (
 
 // decision is an action with what it needs.
 type decision struct {
-	action  action
-	wait    time.Duration // of actAgain and actDefer
-	counted bool          // it was an attempt
-	crash   bool          // the plugin's process ended with it in hand
-	round   bool          // of actDefer: the next attempt begins a new round
-	outcome string        // for observers
-	fault   fault         // of actDead; detail also of the others that failed
+	action    action
+	wait      time.Duration // of actAgain and actDefer
+	counted   bool          // it was an attempt
+	transient bool          // it failed, and may not another time
+	crash     bool          // the plugin's process ended with it in hand
+	round     bool          // of actDefer: the next attempt begins a new round
+	outcome   string        // for observers
+	fault     fault         // of actDead; detail also of the others that failed
 }
 
 // attempted is what classify judges: one attempt that ended.
@@ -69,7 +70,9 @@ func classify(a attempted, t Type) decision {
 		}
 		return decision{action: actDefer, wait: o.After, outcome: OutcomeDeferred}
 	}
-	return classifyRetry(a, o, t)
+	d := classifyRetry(a, o, t)
+	d.transient = true
+	return d
 }
 
 func classifyRetry(a attempted, o handlers.Outcome, t Type) decision {

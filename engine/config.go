@@ -77,6 +77,9 @@ type Type struct {
 	Bypass *int
 	// MaxAge is how old a message may get by being deferred. Default 24 h.
 	MaxAge time.Duration
+	// Breaker is how many attempts in a row, of whatever messages, must fail for its
+	// messages to wait while one at a time is tried. Default 0: they never do.
+	Breaker int
 	// Dedupe is what becomes of a message that is sent again. Default DedupeDone.
 	Dedupe Dedupe
 }

@@ -49,11 +49,12 @@ type Engine struct {
 	share    map[shareKey]int // items that wait here
 	draining bool
 
-	holds   Holds                          // as they were last read
-	removed map[string]time.Time           // types that a new configuration removed, until that is written
-	engines atomic.Int64                   // that are there, this one included, as the releaser has seen last
-	probes  map[string]*item               // by plugin: what it is tried with
-	free    atomic.Pointer[map[string]int] // how many of a type that was held may start, for the releaser
+	holds    Holds                          // as they were last read
+	removed  map[string]time.Time           // types that a new configuration removed, until that is written
+	engines  atomic.Int64                   // that are there, this one included, as the releaser has seen last
+	probes   map[string]*item               // by plugin: what it is tried with
+	breakers map[string]*breaker            // by type, of those whose attempts fail
+	free     atomic.Pointer[map[string]int] // how many of a type that was held may start, for the releaser
 
 	storeDown  bool
 	retryStore time.Time
@@ -82,7 +83,7 @@ func New(cfg Config) (*Engine, error) {
 	e := &Engine{
 		cfg: cfg, instance: rand.Text()[:12],
 		started: make(chan struct{}), calls: make(chan func()), stopped: make(chan struct{}),
-		hand: map[string]*item{}, byPlugin: map[string]int{}, apart: map[string]bool{}, probes: map[string]*item{}, share: map[shareKey]int{}, tried: map[string]tries{}, removed: map[string]time.Time{},
+		hand: map[string]*item{}, byPlugin: map[string]int{}, apart: map[string]bool{}, probes: map[string]*item{}, breakers: map[string]*breaker{}, share: map[shareKey]int{}, tried: map[string]tries{}, removed: map[string]time.Time{},
 		lanes: newLanes(cfg.Window), limits: newLimits(),
 	}
 	for i := range e.coming {
@@ -329,8 +330,13 @@ type View struct {
 type TypeView struct {
 	Plugin         string
 	Ready, Running int
-	// Held says that its messages wait until something ends: see [Hold] and [Holder].
+	// Held says that its messages wait until something ends: see [Hold], [Holder] and
+	// Type.Breaker.
 	Held bool
+	// Failing is since when its breaker is open, zero if it is not, and Detail is why
+	// the last attempt failed.
+	Failing time.Time
+	Detail  string
 }
 
 // View looks at the engine; false if it does not run.

@@ -98,7 +98,7 @@ func (e *Engine) onHold(k kind) bool {
 	if e.isHeld(k.typ) {
 		return true
 	}
-	hold, _ := e.heldByPlugin(k.typ)
+	hold, _ := e.heldToBeTried(k.typ)
 	return hold && k.company != ownProcess && k.company != probing
 }
 
@@ -121,23 +121,47 @@ func (e *Engine) heldByPlugin(typ string) (hold, probe bool) {
 	return hold, hold && probe && e.probes[plugin] == nil
 }
 
-// waits says whether a message is on hold, unless its plugin is to be tried with it.
+// heldToBeTried says whether the type's plugin, or its breaker, has it wait, and if so
+// whether one message is to be tried.
+func (e *Engine) heldToBeTried(typ string) (hold, probe bool) {
+	hold, probe = e.heldByPlugin(typ)
+	if b := e.breakers[typ]; b.open() {
+		return true, b.mayTry(time.Now()) && (probe || !hold)
+	}
+	return hold, probe
+}
+
+// waits says whether a message is on hold, unless its plugin or its type is to be tried
+// with it.
 func (e *Engine) waits(it *item) bool {
 	if !e.onHold(it.kind()) {
 		return false
 	}
-	if _, probe := e.heldByPlugin(it.msg.typ); !probe || e.isHeld(it.msg.typ) {
+	if _, probe := e.heldToBeTried(it.msg.typ); !probe || e.isHeld(it.msg.typ) {
 		return true
 	}
-	it.probe, e.probes[it.plugin] = true, it
+	it.probe = true
+	if hold, _ := e.heldByPlugin(it.msg.typ); hold {
+		e.probes[it.plugin] = it
+	}
+	if b := e.breakers[it.msg.typ]; b.open() {
+		b.tried = it
+	}
 	return false
 }
 
-// wasTried notes that a message that its plugin was tried with has run, or never will.
+// wasTried notes that a message that its plugin, or its type, was tried with has run,
+// or never will.
 func (e *Engine) wasTried(it *item) {
-	if it.probe {
-		it.probe = false
+	if !it.probe {
+		return
+	}
+	it.probe = false
+	if e.probes[it.plugin] == it {
 		delete(e.probes, it.plugin)
+	}
+	if b := e.breakers[it.msg.typ]; b != nil && b.tried == it {
+		b.tried = nil
 	}
 }
 
@@ -160,7 +184,7 @@ func (e *Engine) parkHeld() {
 	}
 	free := map[string]int{}
 	for typ := range e.cfg.Types {
-		_, probe := e.heldByPlugin(typ)
+		_, probe := e.heldToBeTried(typ)
 		switch {
 		case !e.onHold(kind{typ: typ}):
 			free[typ] = heldRate
@@ -243,7 +267,11 @@ func (e *Engine) byType() map[string]TypeView {
 	all := make(map[string]TypeView, len(e.cfg.Types))
 	for typ := range e.cfg.Types {
 		plugin, _ := e.cfg.Handler.Plugin(typ)
-		all[typ] = TypeView{Plugin: plugin, Running: e.limits.running[typ], Held: e.onHold(kind{typ: typ})}
+		v := TypeView{Plugin: plugin, Running: e.limits.running[typ], Held: e.onHold(kind{typ: typ})}
+		if b := e.breakers[typ]; b.open() {
+			v.Failing, v.Detail = b.since, b.detail
+		}
+		all[typ] = v
 	}
 	for _, level := range e.ready.levels {
 		for k, f := range level {

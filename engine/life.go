@@ -324,9 +324,11 @@ func (e *Engine) run(ctx context.Context, it *item, stale bool) {
 // ran frees the slot and settles what the attempt came to. Its claim is kept until
 // that is done; what waits here for the next attempt renews it then.
 func (e *Engine) ran(it *item, d decision, emitted []handlers.FollowOn, took time.Duration) {
+	tried := e.triedByBreaker(it)
 	e.freeSlot(it)
 	it.ran = took
 	now := time.Now()
+	d = e.judge(it, d, tried, now)
 	if d.counted {
 		it.attempts++
 	}

@@ -207,10 +207,13 @@ type Type struct {
 	Ready   int    `json:"ready"`   // messages in this engine that may run and have no slot yet
 	Running int    `json:"running"` // those that have one
 	// Held says that its messages wait, parked: since an operator paused it, since
-	// a new configuration removed it, or because its plugin cannot take them now.
+	// a new configuration removed it, because its plugin cannot take them now, or since
+	// its attempts in this engine fail one after the other, of which Detail says why.
 	Held    bool      `json:"held"`
 	Paused  time.Time `json:"paused,omitzero"`
 	Removed time.Time `json:"removed,omitzero"`
+	Failing time.Time `json:"failing,omitzero"`
+	Detail  string    `json:"detail,omitempty"`
 	// Waiting is how many of its messages wait, of a type that is held; More says
 	// that there are more.
 	Waiting int  `json:"waiting,omitempty"`

@@ -27,6 +27,7 @@ type collector struct {
 	running               *prometheus.Desc // by plugin, like those after it
 	up, credit, restarts  *prometheus.Desc
 	quarantined           *prometheus.Desc
+	failing               *prometheus.Desc // by type
 	nudges                *prometheus.Desc // by what
 	overdue               *prometheus.Desc
 }
@@ -55,6 +56,7 @@ func newCollector(s *Server) *collector {
 		credit:       desc("usher_plugin_credit", "Messages that the plugin takes at once, those that it has included.", "plugin"),
 		restarts:     desc("usher_plugin_restarts_total", "Processes of the plugin started after the first.", "plugin"),
 		quarantined:  desc("usher_plugin_quarantined", "1 while the plugin gets one message at a time, because it crashed too often.", "plugin"),
+		failing:      desc("usher_type_failing", "1 while attempts of the type fail one after the other, and its messages wait: see types.<name>.breaker.", "type"),
 	}
 }
 
@@ -63,7 +65,7 @@ var _ prometheus.Collector = (*collector)(nil)
 // Describe lists what Collect may tell.
 func (c *collector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		c.depth, c.inFlight, c.laneInHand, c.oldest, c.backlog, c.dead, c.letters, c.oldestLetter, c.inHand, c.finding, c.ready, c.running, c.up, c.credit, c.restarts, c.quarantined, c.nudges, c.overdue,
+		c.depth, c.inFlight, c.laneInHand, c.oldest, c.backlog, c.dead, c.letters, c.oldestLetter, c.inHand, c.finding, c.ready, c.running, c.up, c.credit, c.restarts, c.quarantined, c.failing, c.nudges, c.overdue,
 	} {
 		out <- d
 	}
@@ -94,6 +96,9 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		}
 		for _, p := range plugins {
 			gauge(c.running, float64(view.ByPlugin[p.Name]), p.Name)
+		}
+		for typ, v := range view.ByType {
+			gauge(c.failing, boolean(!v.Failing.IsZero()), typ)
 		}
 	}
 	for _, p := range plugins {

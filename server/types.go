@@ -24,7 +24,7 @@ func (s *Server) types(w http.ResponseWriter, r *http.Request) error {
 	list := TypeList{Items: []Type{}}
 	view, _ := s.cfg.Engine.View()
 	for name, v := range view.ByType {
-		list.Items = append(list.Items, Type{Name: name, Plugin: v.Plugin, Ready: v.Ready, Running: v.Running, Held: v.Held})
+		list.Items = append(list.Items, Type{Name: name, Plugin: v.Plugin, Ready: v.Ready, Running: v.Running, Held: v.Held, Failing: v.Failing, Detail: v.Detail})
 	}
 	for name := range holds.Types {
 		if _, known := view.ByType[name]; !known {

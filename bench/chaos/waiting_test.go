@@ -115,7 +115,7 @@ func TestAReceiverThatIsAwayCostsNothing(t *testing.T) {
 	r := newRig(t)
 	to := &receiver{t: t, address: freeAddress(t), path: filepath.Join(r.dir, "receiver.effects")}
 	for _, e := range r.engines {
-		e.rewrite("types:", fmt.Sprintf("types:\n  order.paid: {plugin: hooks, retry: {attempts: 2, backoff: 100ms, redeliveries: [%v, %v, %v, %v]}}", *away/10, *away/4, *away/2, *away/2))
+		e.rewrite("types:", "types:\n  order.paid: {plugin: hooks, breaker: 20, retry: {backoff: 1s}}")
 		e.rewrite("plugins:", fmt.Sprintf(`plugins:
   hooks:
     command: [usher, plugin, serve, webhook]
