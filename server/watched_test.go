@@ -2,14 +2,18 @@ package server_test
 
 import (
 	"encoding/json"
+	"net/http"
 	"os"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.yaml.in/yaml/v3"
+
+	"usher/engine"
 )
 
 // metricsThereAre are all that /metrics can tell, with their labels.
@@ -139,5 +143,20 @@ func TestTheAlertsNameMetricsThatThereAreAndSayWhatToDo(t *testing.T) {
 	}
 	if len(file.Groups) != 1 || len(file.Groups[0].Rules) < 10 {
 		t.Error("there are fewer than ten rules")
+	}
+}
+
+func TestATypeWhoseAttemptsFailSaysSinceWhenAndWhy(t *testing.T) {
+	r := setup(t)
+	since := time.Date(2026, 1, 31, 8, 0, 0, 0, time.UTC)
+	r.engine.view.ByType = map[string]engine.TypeView{"a": {Held: true, Failing: since, Detail: "refused"}, "b": {}}
+	if text := r.ask(http.MethodGet, "/api/v1/types", "").Body.String(); !strings.Contains(text, `"failing":"2026-01-31T08:00:00Z","detail":"refused"`) || strings.Count(text, "failing") != 1 {
+		t.Errorf("the types are %s", text)
+	}
+	text := r.ask(http.MethodGet, "/metrics", "").Body.String()
+	for _, want := range []string{`usher_type_failing{type="a"} 1`, `usher_type_failing{type="b"} 0`} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the metrics have no %s", want)
+		}
 	}
 }
