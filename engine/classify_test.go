@@ -19,31 +19,31 @@ func TestClassify(t *testing.T) {
 		{"drop", attempted{err: handlers.Drop()}, decision{action: actDrop, counted: true, outcome: OutcomeDropped}},
 		{
 			"a plain error is tried again, with jitter below the bound", attempted{err: boom, jitter: 0.5},
-			decision{action: actAgain, counted: true, outcome: OutcomeRetried, wait: 100 * time.Millisecond, fault: fault{detail: "boom"}},
+			decision{action: actAgain, counted: true, transient: true, outcome: OutcomeRetried, wait: 100 * time.Millisecond, fault: fault{detail: "boom"}},
 		},
 		{
 			"the bound doubles", attempted{err: boom, ended: 1, jitter: 0.5},
-			decision{action: actAgain, counted: true, outcome: OutcomeRetried, wait: 200 * time.Millisecond, fault: fault{detail: "boom"}},
+			decision{action: actAgain, counted: true, transient: true, outcome: OutcomeRetried, wait: 200 * time.Millisecond, fault: fault{detail: "boom"}},
 		},
 		{
 			"the last attempt exhausts it", attempted{err: boom, ended: 2},
-			decision{action: actDead, counted: true, outcome: OutcomeDeadLettered, fault: fault{ReasonExhausted, "attempt 3 of 3: boom"}},
+			decision{action: actDead, counted: true, transient: true, outcome: OutcomeDeadLettered, fault: fault{ReasonExhausted, "attempt 3 of 3: boom"}},
 		},
 		{
 			"a time-out as the last attempt says so", attempted{err: context.DeadlineExceeded, ended: 2},
-			decision{action: actDead, counted: true, outcome: OutcomeDeadLettered, fault: fault{ReasonTimeout, "attempt 3 of 3: context deadline exceeded"}},
+			decision{action: actDead, counted: true, transient: true, outcome: OutcomeDeadLettered, fault: fault{ReasonTimeout, "attempt 3 of 3: context deadline exceeded"}},
 		},
 		{
 			"a short RetryAfter waits here", attempted{err: handlers.RetryAfter(2*time.Second, boom)},
-			decision{action: actAgain, counted: true, outcome: OutcomeRetried, wait: 2 * time.Second, fault: fault{detail: "boom"}},
+			decision{action: actAgain, counted: true, transient: true, outcome: OutcomeRetried, wait: 2 * time.Second, fault: fault{detail: "boom"}},
 		},
 		{
 			"a long RetryAfter waits outside", attempted{err: handlers.RetryAfter(3*time.Second, boom)},
-			decision{action: actDefer, counted: true, outcome: OutcomeRetried, wait: 3 * time.Second, fault: fault{detail: "boom"}},
+			decision{action: actDefer, counted: true, transient: true, outcome: OutcomeRetried, wait: 3 * time.Second, fault: fault{detail: "boom"}},
 		},
 		{
 			"RetryAfter has no more attempts than others", attempted{err: handlers.RetryAfter(time.Minute, boom), ended: 2},
-			decision{action: actDead, counted: true, outcome: OutcomeDeadLettered, fault: fault{ReasonExhausted, "attempt 3 of 3: boom"}},
+			decision{action: actDead, counted: true, transient: true, outcome: OutcomeDeadLettered, fault: fault{ReasonExhausted, "attempt 3 of 3: boom"}},
 		},
 		{
 			"defer counts nothing", attempted{err: handlers.Defer(time.Minute), ended: 2},
@@ -74,15 +74,15 @@ func TestClassifyRedeliveries(t *testing.T) {
 	checkClassify(t, typ, []classifyCase{
 		{
 			"a round that is used up is followed by the next", attempted{err: boom, ended: 2, rounds: 1, jitter: 0.5},
-			decision{action: actDefer, counted: true, round: true, outcome: OutcomeRetried, wait: 63 * time.Second, fault: fault{detail: "boom"}},
+			decision{action: actDefer, counted: true, transient: true, round: true, outcome: OutcomeRetried, wait: 63 * time.Second, fault: fault{detail: "boom"}},
 		},
 		{
 			"a RetryAfter that is longer than the schedule counts", attempted{err: handlers.RetryAfter(time.Hour, boom), ended: 2},
-			decision{action: actDefer, counted: true, round: true, outcome: OutcomeRetried, wait: time.Hour, fault: fault{detail: "boom"}},
+			decision{action: actDefer, counted: true, transient: true, round: true, outcome: OutcomeRetried, wait: time.Hour, fault: fault{detail: "boom"}},
 		},
 		{
 			"the last round exhausts it", attempted{err: boom, ended: 2, rounds: 2},
-			decision{action: actDead, counted: true, outcome: OutcomeDeadLettered, fault: fault{ReasonExhausted, "attempt 3 of 3 after redelivery 2 of 2: boom"}},
+			decision{action: actDead, counted: true, transient: true, outcome: OutcomeDeadLettered, fault: fault{ReasonExhausted, "attempt 3 of 3 after redelivery 2 of 2: boom"}},
 		},
 	})
 }

@@ -217,13 +217,19 @@ func (p *process) get(path string, out any) int {
 // killPlugin ends its plugin, when that is ready.
 func (p *process) killPlugin() {
 	p.t.Helper()
+	if err := syscall.Kill(p.plugin(), syscall.SIGKILL); err != nil {
+		p.t.Errorf("kill the plugin of engine %s: %v", p.name, err)
+	}
+}
+
+// plugin is the process of its plugin, when that is ready.
+func (p *process) plugin() int {
+	p.t.Helper()
 	var l server.PluginList
 	eventually(p.t, time.Minute, "plugin of engine "+p.name+" ready", func() bool {
 		return p.get("/api/v1/plugins", &l) == http.StatusOK && len(l.Items) == 1 && l.Items[0].Ready && l.Items[0].PID > 0
 	})
-	if err := syscall.Kill(l.Items[0].PID, syscall.SIGKILL); err != nil {
-		p.t.Errorf("kill the plugin of engine %s: %v", p.name, err)
-	}
+	return l.Items[0].PID
 }
 
 // idle says that nothing waits for it, or in it.

@@ -20,8 +20,11 @@ func TestAnEngineWithoutFilesComesBack(t *testing.T) {
 	table := r.openRecords()
 	l, stop := r.load(ledger.Config{Kinds: ledger.Shop(), Every: 20 * time.Millisecond, Seed: 1}, 4)
 	pause(time.Second)
-	before := e.mayOpen(unix.Rlimit{Cur: 8, Max: 8})
-	e.killPlugin()
+	plugin := e.plugin()
+	before := e.mayOpen(8)
+	if err := unix.Kill(plugin, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
 	r.proxies[0].Cut(true)
 	pause(3 * time.Second)
 	done := len(r.done(t, "order.rush"))
@@ -34,9 +37,15 @@ func TestAnEngineWithoutFilesComesBack(t *testing.T) {
 }
 
 // mayOpen changes how many files it may have open, and gives what it was before.
-func (p *process) mayOpen(limit unix.Rlimit) (before unix.Rlimit) {
+func (p *process) mayOpen(files uint64) (before uint64) {
 	p.t.Helper()
-	if err := unix.Prlimit(p.cmd.Process.Pid, unix.RLIMIT_NOFILE, &limit, &before); err != nil {
+	var limit unix.Rlimit
+	err := unix.Prlimit(p.cmd.Process.Pid, unix.RLIMIT_NOFILE, nil, &limit)
+	if err == nil {
+		before, limit.Cur = limit.Cur, files
+		err = unix.Prlimit(p.cmd.Process.Pid, unix.RLIMIT_NOFILE, &limit, nil)
+	}
+	if err != nil {
 		p.t.Fatal(err)
 	}
 	return before

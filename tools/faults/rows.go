@@ -59,10 +59,6 @@ func ofTheBroker() []row {
 		{"the broker takes no messages", "publishing fails until it does not", "nothing is acked before its copy is published", []string{"engine.TestNothingIsAckedBeforeItsCopyIsPublished"}},
 		{"the dead-letter queue may not be written", "an authorization entry of ActiveMQ", "what would be dead stays in the broker, all else goes on; then it is dead", []string{"bench/chaos.TestADeadLetterQueueThatMayNotBeWritten"}},
 		{"the broker's store is full", "storeUsage of 4 MiB, eight producers that send as fast as they can", "acks need no room: engines make some, and producers are answered again", []string{"bench/chaos.TestABrokerWhoseStoreIsFull"}},
-		{
-			"it is full, and messages in it are to be dead", "the same, with dead letters among them", "what is done is acked, the others stay; on within 10 s of there being room",
-			[]string{"bench/chaos.TestDeadLettersWaitForRoom"},
-		},
 		{"the disk of the embedded broker fails", "errors of its file", "refused, and nothing lost", []string{"engine/embedded/broker.TestFailingDiskRefusesAndLosesNothing"}},
 	}
 }
