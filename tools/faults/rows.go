@@ -86,7 +86,7 @@ func ofPlugins() []row {
 		{"a program that is no plugin", "no handshake, a wrong one, no program at all", "an error that says what to do; tried again", []string{"engine/pluginhost.TestPluginThatDoesNotStart", "engine/pluginhost.TestProgramThatTheSystemDoesNotStart"}},
 		{"a plugin breaks the protocol", "outcomes nobody waits for, unknown verdicts, any frames", "its session ends when it does, each message has one answer", []string{"engine/pluginhost.TestStrangeOutcomes", "engine/pluginhost.FuzzPluginFrames"}},
 		{"a plugin answers at length", "256 MiB in one frame", "the plugin is lost, the host's memory is not", []string{"engine/pluginhost.TestAnAnswerThatIsTooLongIsNotRead"}},
-		{"a plugin takes all memory", "512 MiB where 256 are allowed", "it ends alone, with its reason, and is back", []string{"engine/pluginhost.TestAPluginGetsNoMoreMemoryThanItMay"}},
+		{"a plugin takes all memory", "512 MiB where 256 are allowed", "it ends alone, with its last words, and is back", []string{"engine/pluginhost.TestAPluginGetsNoMoreMemoryThanItMay"}},
 		{"a plugin floods its output", "long lines, many lines", "cut, dropped and counted", []string{"engine/pluginhost.TestWhatAPluginWritesHarmsNobody", "engine/pluginhost.TestLinesOverTheRateAreDroppedAndCounted"}},
 		{"an engine dies and leaves plugins", "kill -9 of the parent", "they end with it", []string{"engine/pluginhost.TestPluginDiesWithItsHost", "handlers/plugin.TestPluginEndsWithItsParent"}},
 		{"a program is put in another's place", "the file is changed between check and start", "only the one with the digest runs", []string{"engine/pluginhost.TestOnlyTheProgramWithTheDigestRuns", "engine/pluginhost.TestOnlyWithTheFilesOfTheDigest"}},
