@@ -76,8 +76,7 @@ func why(t server.Type) string {
 		return fmt.Sprintf("is paused (%s), %s waiting", ago(t.Paused), waiting)
 	case !t.Removed.IsZero():
 		return fmt.Sprintf("is not in the configuration any more (%s), %s waiting", ago(t.Removed), waiting)
-	}
-	if !t.Failing.IsZero() {
+	case !t.Failing.IsZero():
 		return fmt.Sprintf("fails (%s): %s; one at a time is tried, %s waiting", ago(t.Failing), handlers.OneLine(t.Detail, 200), waiting)
 	}
 	return fmt.Sprintf("waits for its plugin, %s waiting", waiting)

@@ -42,12 +42,13 @@ func (e *Engine) judge(it *item, d decision, tried bool, now time.Time) decision
 			b.next = now.Add(b.wait)
 		}
 		return decision{action: actDefer, wait: MaxStep, outcome: OutcomeHeld, fault: fault{detail: d.fault.detail}}
-	case b == nil:
-		e.breakers[it.msg.typ] = &breaker{}
-		return e.judge(it, d, tried, now)
 	default:
+		if b == nil {
+			b = &breaker{}
+			e.breakers[it.msg.typ] = b
+		}
 		b.detail = d.fault.detail
-		if b.failed++; b.failed >= after && !b.open() {
+		if b.failed++; b.failed >= after {
 			b.since, b.wait, b.next = now, firstTry, now.Add(firstTry)
 			e.cfg.Log.Warn().Str("type", it.msg.typ).Int("failed", b.failed).Str("detail", d.fault.detail).
 				Msg("attempts of a type fail, one after the other: its messages wait, and one at a time is tried")
@@ -62,7 +63,7 @@ func (e *Engine) closeBreaker(typ string) {
 	b := e.breakers[typ]
 	delete(e.breakers, typ)
 	if b.open() {
-		e.cfg.Log.Info().Str("type", typ).Msg("a message of a type that was waiting had an answer: all of them go on")
+		e.cfg.Log.Info().Str("type", typ).Msg("the messages of a type whose attempts failed wait no longer")
 		e.parkHeld()
 	}
 }

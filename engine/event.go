@@ -43,7 +43,8 @@ type Event struct {
 }
 
 // The outcomes of a settled delivery, and of an attempt that ended (these are
-// done, retried, deferred, dead_lettered, dropped, cancelled and crashed).
+// done, retried, deferred, dead_lettered, dropped, cancelled, crashed, and held where
+// the breaker of its type is open).
 const (
 	OutcomeDone         = "done"
 	OutcomeRetried      = "retried"       // goes back to the ready queue, or waits to be redelivered

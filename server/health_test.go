@@ -184,7 +184,7 @@ func TestRunServesUntilItsContextEnds(t *testing.T) {
 	}
 }
 
-func TestThereAreOnlySoManyConnectionsAndTheirRequestsAreShort(t *testing.T) {
+func TestThereAreOnlySoManyConnectionsWithShortHeaders(t *testing.T) {
 	r := setup(t)
 	r.cfg.Metrics, r.cfg.Connections = server.NewMetrics(nil), 3
 	s, err := server.New(r.cfg)
