@@ -214,6 +214,85 @@ func TestAClaimIsKeptUntilItsMessageIsSettled(t *testing.T) {
 	})
 }
 
+// What was not claimed to be run, as first deliveries are not, was not claimed while the
+// broker did not take its dead letter either: another engine ran it, handed it on, and so
+// it died twice, with two letters.
+func TestWhatWaitsToBeSettledIsClaimed(t *testing.T) {
+	run(t, permanent, func(r *rig) {
+		r.broker.SetWindow(1)
+		r.send("first of its session", "a")
+		r.after(time.Second)
+		r.broker.FailAll(enginetest.CallPublish, enginetest.Before)
+		r.send("1", "a")
+		r.after(time.Second)
+		for range 50 {
+			r.after(time.Second)
+			if rec := r.record("1"); !rec.Claim.Live(time.Now()) || rec.Claims != 1 {
+				t.Fatalf("while it is settled the claim is %+v, made %d times", rec.Claim, rec.Claims)
+			}
+		}
+		r.broker.Heal(enginetest.CallPublish)
+		r.after(time.Minute)
+		r.wantDead("1", "permanent:no_such_order")
+		if rec := r.wantState("1", engine.Dead); rec.Claim.Token != "" {
+			t.Errorf("when it is settled the claim is %+v", rec.Claim)
+		}
+		r.wantEmpty()
+	}, func(c *engine.Config) { c.Window = 1 })
+}
+
+func permanent(context.Context, *handlers.Message) error {
+	return handlers.Permanent(errors.New("no such order"), "no_such_order")
+}
+
+// While it waits to be settled somebody else has taken it, and then died, or sent it on.
+func TestWhatIsTakenWhileItWaitsToBeSettledIsSettledByWhoHasIt(t *testing.T) {
+	tests := map[string]struct {
+		sentOn bool
+		want   int // dead letters
+	}{
+		"who dies":       {false, 1},
+		"who sent it on": {true, 0},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			taken := func() {}
+			h := func(ctx context.Context, m *handlers.Message) error {
+				if m.ID == "1" {
+					taken()
+				}
+				return permanent(ctx, m)
+			}
+			run(t, h, func(r *rig) {
+				r.stop()
+				r.broker.SetWindow(1)
+				r.send("first of its session", "a")
+				r.send("1", "a")
+				brokerID := r.broker.Queue(engine.WorkQueue + ".p4")[1].Headers[engine.HeaderMessageID]
+				taken = sync.OnceFunc(func() {
+					r.claimFor("1", brokerID, time.Now().Add(10*time.Second))
+					r.broker.FailAll(enginetest.CallPublish, enginetest.Before)
+				})
+				r.start(func(c *engine.Config) { c.Window = 1 })
+				r.after(3 * time.Second)
+				r.broker.Heal(enginetest.CallPublish)
+				if tt.sentOn {
+					sent := engine.Change{ID: "1", Type: "a", Digest: r.record("1").Digest, State: engine.Queued, NextHop: 1, Token: "w", Now: time.Now()}
+					if _, err := r.records.Write(t.Context(), sent); err != nil {
+						t.Fatal(err)
+					}
+				}
+				r.after(time.Minute)
+				letters := slices.DeleteFunc(r.broker.Queue(engine.DeadQueue), func(out engine.Outgoing) bool { return out.Headers[engine.HeaderID] != "1" })
+				if len(letters) != tt.want {
+					t.Errorf("%d dead letters, want %d", len(letters), tt.want)
+				}
+				r.wantEmpty()
+			}, func(c *engine.Config) { c.Window = 1 })
+		})
+	}
+}
+
 // A copy with a later hop than the claim, as an engine leaves it that dies after
 // it has published, was tried again and again until the claim had run out.
 func TestACopyOfWhatADeadEngineHadClaimedWaitsForItsLease(t *testing.T) {

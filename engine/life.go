@@ -477,8 +477,13 @@ func (e *Engine) lostClaim(it *item, err error) {
 	e.cfg.Log.Warn().Err(err).Str("id", it.msg.id).Msg("an attempt was stopped")
 	e.freeSlot(it)
 	e.observe(it.event(Event{Kind: EventRan, Outcome: OutcomeNotStarted, Detail: err.Error()}))
-	it.token = ""
 	it.losses++
+	e.lookAgain(it)
+}
+
+// lookAgain goes by the record of a message that somebody else may have, if it is still ours.
+func (e *Engine) lookAgain(it *item) {
+	it.token, it.mustClaim = "", true
 	if it.delivery.Epoch != e.epoch || e.draining {
 		e.letGo(it)
 		return
@@ -525,6 +530,9 @@ func (e *Engine) settled(it *item, p plan, rec Record, err error) {
 		return
 	case err != nil && !rec.of(it.msg.typ, it.msg.digest):
 		e.settleAlone(it, conflict(it, rec.Type))
+		return
+	case err != nil && guard(rec, p.change.Hop):
+		e.lookAgain(it) // somebody else has it
 		return
 	case err != nil:
 		e.ackOnly(it, OutcomeDuplicate) // somebody else finished it

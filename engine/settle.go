@@ -18,6 +18,7 @@ type plan struct {
 	copies    []Outgoing
 	parked    *Parked // nil: the message is not parked
 	change    Change  // State "": the record belongs to another message and is left alone
+	claim     Claim   // of this delivery, for when it is not claimed and has to wait
 	until     time.Time
 	outcome   string
 	detail    string
@@ -37,6 +38,7 @@ func (e *Engine) plan(it *item, d decision, copies []Outgoing, now time.Time) pl
 		ID: m.id, Type: m.typ, Digest: m.digest, Priority: m.priority, Hop: m.hop, NextHop: m.hop,
 		Token: e.token(), Attempts: it.attempts, Redeliveries: it.rounds, Crashes: it.crashes, Deaths: it.deaths, Now: now,
 	}
+	p.claim = it.claimFor("")
 	switch d.action {
 	case actDone:
 		p.change.State, p.change.ExpiresAt = Done, now.Add(FinalTTL)
@@ -104,18 +106,29 @@ func (e *Engine) planWait(p *plan, m message, wait time.Duration, now time.Time)
 
 // carryOut publishes or parks, then writes. It tries again until both have worked or the
 // engine has no more time; ErrGuarded comes with the record of whoever finished
-// the message. Until then the claim is kept, or somebody else would run what has
-// run; but one that is given back is not renewed any more, or it would be there
-// again.
+// the message, or has it. Until then it is claimed, or somebody else would run what
+// has run; but a claim that is given back is not renewed any more, or it would be
+// there again.
 func (e *Engine) carryOut(p plan, held *lease) (Record, error) {
 	ctx := e.storing
-	defer held.end()
+	defer func() { held.end() }()
 	if p.handBack {
 		held.end()
 	}
+	var rec Record
 	for _, out := range p.copies {
-		if err := e.persist(ctx, "publish", func() error { return e.cfg.Broker.Publish(ctx, out) }); err != nil {
-			return Record{}, err
+		err := e.persist(ctx, "publish", func() (err error) {
+			if err = e.cfg.Broker.Publish(ctx, out); err == nil || held != nil || p.change.State == "" {
+				return err
+			}
+			var taken error
+			if held, rec, taken = e.claimMeanwhile(p.claim); errors.Is(taken, ErrGuarded) {
+				return taken
+			}
+			return err
+		})
+		if err != nil {
+			return rec, err
 		}
 	}
 	if p.parked != nil {
@@ -126,7 +139,6 @@ func (e *Engine) carryOut(p plan, held *lease) (Record, error) {
 	if p.change.State == "" {
 		return Record{}, nil
 	}
-	var rec Record
 	err := e.persist(ctx, "record", func() (err error) {
 		writing, cancel := context.WithTimeout(ctx, storeTimeout)
 		defer cancel()
@@ -137,6 +149,23 @@ func (e *Engine) carryOut(p plan, held *lease) (Record, error) {
 		return err
 	})
 	return rec, err
+}
+
+// claimMeanwhile claims what has to wait to be settled, and keeps the claim. ErrGuarded
+// comes with the record of whoever finished the message, or has it. What is not due
+// needs no claim, for nobody runs it.
+func (e *Engine) claimMeanwhile(c Claim) (*lease, Record, error) {
+	lasts := c.Mark.Until.Sub(c.Now)
+	c.Now = time.Now()
+	c.Mark.Until, c.Mark.Alone = c.Now.Add(lasts), false
+	rec, err := e.claim(&c)
+	switch {
+	case err == nil:
+		return e.keep(e.storing, c), rec, nil
+	case errors.Is(err, ErrGuarded) && guard(rec, c.Hop) && rec.of(c.Type, c.Digest) && !rec.Claim.Live(c.Now):
+		return nil, rec, nil
+	}
+	return nil, rec, err
 }
 
 func (e *Engine) keepBody(ctx context.Context, p plan) error {
