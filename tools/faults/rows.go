@@ -59,6 +59,7 @@ func ofTheBroker() []row {
 		{"the broker takes no messages", "publishing fails until it does not", "nothing is acked before its copy is published", []string{"engine.TestNothingIsAckedBeforeItsCopyIsPublished"}},
 		{"the dead-letter queue may not be written", "an authorization entry of ActiveMQ", "what would be dead stays in the broker, all else goes on; then it is dead", []string{"bench/chaos.TestADeadLetterQueueThatMayNotBeWritten"}},
 		{"the broker's store is full", "storeUsage of 4 MiB, eight producers that send as fast as they can", "acks need no room: engines make some, and producers are answered again", []string{"bench/chaos.TestABrokerWhoseStoreIsFull"}},
+		{"it is full, and messages in it are to be dead", "a quarter of them fails for good; later 1 GiB, after a kill -9", "all else is done, they wait; with room there is one dead letter of each", []string{"bench/chaos.TestDeadLettersWaitForRoom", "engine.TestWhatWaitsToBeSettledIsClaimed", "engine.TestWhatIsTakenWhileItWaitsToBeSettledIsSettledByWhoHasIt"}},
 		{"the disk of the embedded broker fails", "errors of its file", "refused, and nothing lost", []string{"engine/embedded/broker.TestFailingDiskRefusesAndLosesNothing"}},
 	}
 }

@@ -31,9 +31,15 @@ func ofTheEngine() []mutation {
 		},
 		{
 			"a copy that was not sent counts as sent", "engine/settle.go",
-			`		if err := e.persist(ctx, "publish", func() error { return e.cfg.Broker.Publish(ctx, out) }); err != nil {`,
-			`		if _ = e.cfg.Broker.Publish(ctx, out); ctx.Err() != nil {
-			err := ctx.Err()`, engine,
+			"			if err = e.cfg.Broker.Publish(ctx, out); err == nil ||", "			if _ = e.cfg.Broker.Publish(ctx, out); err == nil ||", engine,
+		},
+		{
+			"what has to wait to be settled is not claimed", "engine/settle.go",
+			"err == nil || held != nil ||", "true || held != nil ||", engine,
+		},
+		{
+			"ack of what somebody else has", "engine/life.go",
+			"		e.lookAgain(it) // somebody else has it\n", "		e.ack(it)\n", engine,
 		},
 		{
 			"a record is finished whatever it says", "engine/guard.go",
@@ -50,6 +56,10 @@ func ofTheEngine() []mutation {
 		{
 			"a crash of the plugin is charged as an attempt", "engine/classify.go",
 			"return decision{action: actAgain, crash: true,", "return decision{action: actAgain, counted: true, crash: true,", engine,
+		},
+		{
+			"an attempt on what a handler needs is charged while that is away", "engine/breaker.go",
+			"		return decision{action: actDefer, wait", "		return decision{action: actDefer, counted: true, wait", engine,
 		},
 		{
 			"a parked body is dropped before its copy is sent", "engine/release.go",
