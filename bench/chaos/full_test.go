@@ -47,7 +47,6 @@ func TestABrokerWhoseStoreIsFull(t *testing.T) {
 // TestDeadLettersWaitForRoom: in a store that is full what would be dead stays as it is,
 // and what is done is acked. With room there is an end to all of it.
 func TestDeadLettersWaitForRoom(t *testing.T) {
-	const goesOnAfter = 10 * time.Second // from when the broker with more room is open
 	r := newRigOn(t, edited(aStoreOf("4 mb")...))
 	rush := ledger.Kind{Type: "order.rush"}
 	l, taken, stop := r.fill(rush, rush, rush, ledger.Kind{Type: "address.check", Ends: ledger.Dead})
@@ -77,7 +76,4 @@ func TestDeadLettersWaitForRoom(t *testing.T) {
 	took := time.Since(open).Round(time.Millisecond)
 	r.settled(l, table)
 	closed(t, r, l, table, fmt.Sprintf("full with %d messages; %d dead letters waited, producers and they went on %v after there was room", taken, len(left), took))
-	if took > goesOnAfter {
-		t.Errorf("all of it went on %v after there was room, want at most %v", took, goesOnAfter)
-	}
 }
