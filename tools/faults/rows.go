@@ -52,6 +52,7 @@ func ofTheBroker() []row {
 		{"the broker comes and goes", "connections cut and refused for a second, ten times", "as many files and goroutines as before", []string{"bench/chaos.TestABrokerThatComesAndGoesCostsNothingThatStays"}},
 		{"many engines connect at once", "the waits between tries, drawn often", "spread, the first one too", []string{"engine/stomp.TestBackOffGrowsWithJitter", "engine/stomp.TestTheWaitBetweenSessionsIsShortHoweverLongTheBrokerWasAway"}},
 		{"a connection breaks inside a frame", "cut, or reset, before, in and after SEND, RECEIPT, MESSAGE and ACK", "the frame is as not sent", []string{chaos}},
+		{"a long line to the broker", "each frame takes 100 to 300 ms, in each direction", "no session ends; at least half as fast as without", []string{"bench/chaos.TestALongLineToTheBroker"}},
 		{"a network that swallows everything", "a proxy holds all bytes for 3 s", "the session ends by heart-beat", []string{chaos, "engine/stomp/internal/session.TestBrokerThatTakesNothingEndsTheSession"}},
 		{"acks are lost", "cut before ACK", "redelivered, and not run again", []string{chaos, "engine.TestTheSameMessageTwiceHasOneEffect"}},
 		{"a receipt does not come", "a broker that gives none", "a time-out, and no goroutine stays", []string{"engine/stomp.TestPublishFails", "engine/stomp/internal/session.TestLateReceiptIsIgnored"}},

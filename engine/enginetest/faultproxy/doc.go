@@ -12,5 +12,5 @@
 //	<-cut.Struck() // the broker has the third message, and the client does not know
 //
 // What is not bound to a frame, [Proxy.Cut], [Proxy.Refuse] and [Proxy.Hold], is
-// done at once.
+// done at once; [Proxy.Lag] makes the line a long one.
 package faultproxy

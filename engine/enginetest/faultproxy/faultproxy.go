@@ -74,6 +74,8 @@ type Proxy struct {
 	armed   []*Armed
 	links   map[*link]bool
 	refuses bool
+	least   time.Duration // a frame takes at least so long
+	most    time.Duration // and so long at the most; 0: no time
 	free    chan struct{} // closed while nothing is held on all connections
 	closed  bool
 }
@@ -124,6 +126,14 @@ func (p *Proxy) Refuse(refuses bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.refuses = refuses
+}
+
+// Lag has each frame on new connections take between least and most in each
+// direction, as on a long line: in order, and many at once.
+func (p *Proxy) Lag(least, most time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.least, p.most = least, most
 }
 
 // Hold holds back everything, in both directions and on new connections too, as a
@@ -206,8 +216,8 @@ func (p *Proxy) serve(client net.Conn) {
 	}
 	p.mu.Unlock()
 	var pumps sync.WaitGroup
-	pumps.Go(func() { l.pump(ToClient, broker, client) })
-	l.pump(ToBroker, client, broker)
+	pumps.Go(func() { l.pump(ToClient, broker, l.way(client)) })
+	l.pump(ToBroker, client, l.way(broker))
 	pumps.Wait()
 	p.mu.Lock()
 	delete(p.links, l)

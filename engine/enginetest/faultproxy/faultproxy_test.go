@@ -288,3 +288,29 @@ func TestWithoutABrokerConnectionsAreReset(t *testing.T) {
 	p := &pair{t: t, proxy: faultproxy.Start(t, ln.Addr().String(), nil)}
 	p.wantsRefusal()
 }
+
+func TestFramesTakeTheirTimeOnALongLineAndStayInOrder(t *testing.T) {
+	const least, most, n = 50 * time.Millisecond, 100 * time.Millisecond, 200
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	p := &pair{t: t, proxy: faultproxy.Start(t, ln.Addr().String(), nil)}
+	p.proxy.Lag(least, most)
+	p.connect(ln)
+	began := time.Now()
+	var frames []string
+	for range n {
+		frames = append(frames, send1, send2, send3)
+	}
+	p.write(p.client, frames...)
+	p.wants(p.broker, frames...)
+	if took := time.Since(began); took < least || took > n*least {
+		t.Errorf("%d frames took %v, want at least the %v of one, and not one after the other", 3*n, took, least)
+	}
+	p.write(p.broker, message)
+	p.wants(p.client, message)
+	p.write(p.client, send1)
+	p.proxy.Cut(true)
+}

@@ -2,6 +2,7 @@ package faultproxy
 
 import (
 	"bufio"
+	"io"
 	"net"
 	"sync"
 
@@ -80,7 +81,7 @@ func (t *tape) Read(p []byte) (int, error) {
 
 // pump hands on frames, each when all of it has come, until the connection ends:
 // as soon as one side has closed it, or something that is no STOMP has passed.
-func (l *link) pump(to Direction, from, into net.Conn) {
+func (l *link) pump(to Direction, from net.Conn, into io.Writer) {
 	defer l.cut(false)
 	in := &tape{conn: from}
 	ahead := bufio.NewReaderSize(in, readAhead)
@@ -104,7 +105,7 @@ func (l *link) pump(to Direction, from, into net.Conn) {
 
 // handOn lets one frame pass, or a heart-beat, which is no frame; false says that
 // the connection has ended.
-func (l *link) handOn(f *frame.Frame, wire []byte, into net.Conn) bool {
+func (l *link) handOn(f *frame.Frame, wire []byte, into io.Writer) bool {
 	var hit *Armed
 	if f != nil {
 		hit = l.proxy.strikes(f.Command)
@@ -141,7 +142,7 @@ func (l *link) hold(hit *Armed) bool {
 }
 
 // write hands on bytes when nothing is held on all connections.
-func (l *link) write(wire []byte, into net.Conn) bool {
+func (l *link) write(wire []byte, into io.Writer) bool {
 	select {
 	case <-l.proxy.passing():
 	case <-l.ended:
