@@ -145,7 +145,8 @@ func expiredCopyIsTaken(r *brokerRig) {
 // The broker's clock says when a message was sent, whatever its producer says; and
 // expires moves by the difference, as what it says is by the same clock
 // (timeStampingBrokerPlugin). So ages and expiry are right with a clock that is an
-// hour late. ActiveMQ 5.18.3.
+// hour late. Without a timestamp it is the time from ActiveMQ's reading of the frame to
+// the plugin: a millisecond, when it falls between. ActiveMQ 5.18.3.
 func timestampIsTheBrokers(r *brokerRig) {
 	const late, life = -time.Hour, 10 * time.Minute
 	c := r.bare()
@@ -160,7 +161,7 @@ func timestampIsTheBrokers(r *brokerRig) {
 		if stamp.Before(began.Truncate(time.Millisecond)) || stamp.After(ended) {
 			r.Errorf("message %d was sent between %v and %v, and has the timestamp %v", i, began, ended, stamp)
 		}
-		if off := expires.Sub(began.Add(life)); off < -time.Millisecond || off > ended.Sub(began) || i == 1 && off > 0 {
+		if off := expires.Sub(began.Add(life)); off < -time.Millisecond || off > ended.Sub(began) {
 			r.Errorf("message %d expires %v later than it should", i, off)
 		}
 		c.do(frame.ACK, frame.Id, m.Header.Get(frame.Ack))
