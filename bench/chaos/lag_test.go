@@ -46,16 +46,16 @@ func (r *rig) backlog(l *ledger.Ledger, stop func()) float64 {
 	before := len(l.Acknowledged())
 	eventually(r.t, time.Minute, "a backlog", func() bool { return len(l.Acknowledged()) >= before+n })
 	stop()
-	done := e.done()
+	done := e.effectCount()
 	e.start()
-	eventually(r.t, time.Minute, "a tenth of it done", func() bool { return e.done() >= done+n/10 })
-	began, first := time.Now(), e.done()
-	eventually(r.t, time.Minute, "most of it done", func() bool { return e.done() >= done+n*9/10 })
-	return float64(e.done()-first) / time.Since(began).Seconds()
+	eventually(r.t, time.Minute, "a tenth of it done", func() bool { return e.effectCount() >= done+n/10 })
+	began, first := time.Now(), e.effectCount()
+	eventually(r.t, time.Minute, "most of it done", func() bool { return e.effectCount() >= done+n*9/10 })
+	return float64(e.effectCount()-first) / time.Since(began).Seconds()
 }
 
-// done is how many effects its plugins had.
-func (p *process) done() int {
+// effectCount is how many effects its plugins had, without reading what they were.
+func (p *process) effectCount() int {
 	p.t.Helper()
 	text, err := os.ReadFile(p.effects)
 	if err != nil && !os.IsNotExist(err) {

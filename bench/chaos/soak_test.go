@@ -20,8 +20,9 @@ const (
 	// mayVary is by how much what it holds goes up and down, and what a short soak
 	// may add.
 	mayVary = 32 << 20
-	// mayCache is what is not Go's: SQLite's caches of pages, 8 MiB of the connection that
-	// writes and 2 MiB of each of four that read, which fill as the file grows, and little else.
+	// mayCache is how much may be not Go's. By their settings SQLite's caches of pages are 8 MiB
+	// for the connection that writes and 2 MiB for each of four that read; they fill as the
+	// file grows.
 	mayCache = (8 + 4*2 + 2) << 20
 )
 
@@ -48,7 +49,7 @@ func TestASoakCostsNothingThatStays(t *testing.T) {
 		r.suffers(rounds+1, next(), random)
 		ofGo, rest := survivor.memoryByOwner()
 		held, cached = append(held, sample{time.Since(began), ofGo}), max(cached, rest)
-		t.Logf("it holds %d KiB, and SQLite %d", ofGo>>10, rest>>10)
+		t.Logf("it holds %d KiB that are Go's, and %d that are not", ofGo>>10, rest>>10)
 		if rounds == 1 {
 			files, goroutines = survivor.files(), survivor.goroutines()
 		}
@@ -67,13 +68,13 @@ func TestASoakCostsNothingThatStays(t *testing.T) {
 	if long {
 		anHour = fmt.Sprintf(", %+.2f MiB an hour", growth/(1<<20))
 	}
-	closed(t, r, l, table, fmt.Sprintf("%d blows in %v; memory %d MiB, later %d MiB%s, and SQLite's, at most %d MiB; %d files and %d goroutines, before %d and %d",
+	closed(t, r, l, table, fmt.Sprintf("%d blows in %v; Go's memory %d MiB, later %d MiB%s; what is not Go's, at most %d MiB; %d files and %d goroutines, before %d and %d",
 		rounds, time.Since(began).Round(time.Second), first>>20, last>>20, anHour, cached>>20, filesAfter, goroutinesAfter, files, goroutines))
 	if last > first+mayVary {
-		t.Errorf("it holds %d bytes in the end, and %d after a third of the time; want at most %d more", last, first, mayVary)
+		t.Errorf("it holds %d bytes of Go's in the end, and %d after a third of the time; want at most %d more", last, first, mayVary)
 	}
 	if cached > mayCache {
-		t.Errorf("SQLite holds %d bytes, want at most %d", cached, mayCache)
+		t.Errorf("it holds %d bytes that are not Go's, want at most %d", cached, mayCache)
 	}
 	if long && growth > mayGrow {
 		t.Errorf("what it holds grows by %.0f bytes an hour, want at most %d", growth, mayGrow)

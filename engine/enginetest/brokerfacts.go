@@ -145,8 +145,7 @@ func expiredCopyIsTaken(r *brokerRig) {
 // The broker's clock says when a message was sent, whatever its producer says; and
 // expires moves by the difference, as what it says is by the same clock
 // (timeStampingBrokerPlugin). So ages and expiry are right with a clock that is an
-// hour late. Without a timestamp it is the time from ActiveMQ's reading of the frame to
-// the plugin: a millisecond, when it falls between. ActiveMQ 5.18.3.
+// hour late. Without a timestamp expires was once a millisecond late. ActiveMQ 5.18.3.
 func timestampIsTheBrokers(r *brokerRig) {
 	const late, life = -time.Hour, 10 * time.Minute
 	c := r.bare()
